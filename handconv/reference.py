@@ -81,13 +81,13 @@ def output_size(
     """The windows along one axis: floor((H + 2p - d*(k - 1) - 1) / s + 1), always rounded down.
 
     A window that would hang over the far edge is left out, and so are the pixels that only it would
-    have seen. ValueError where not even one window fits.
+    have seen. RuntimeError where not even one window fits.
     """
     room = input_size + 2 * padding - receptive_field(kernel_size, dilation)
     if room < 0:
-        raise ValueError(
-            f"{kernel_size} taps with dilation {dilation} span more than the "
-            f"{input_size + 2 * padding} pixels of the padded input"
+        raise RuntimeError(
+            f"{kernel_size} taps with dilation {dilation} do not fit into "
+            f"{input_size} pixels with padding {padding}"
         )
     return room // stride + 1
 
@@ -199,10 +199,10 @@ def conv2d(
     convolution. With k kernels each, input channel c makes the output channels c*k ... c*k + k - 1;
     a 1x1 convolution afterwards mixes them.
 
-    ValueError where the channels, kernels and groups do not match, or no window fits.
+    RuntimeError where the channels, kernels and groups do not match, or no window fits.
     """
     if input.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups != 0:
-        raise ValueError(_mismatch(input, weight, groups))
+        raise RuntimeError(_mismatch(input, weight, groups))
     # To split, convolve apart and concatenate is to have one more axis g that both operands share.
     image = torch.unflatten(_framed(input, padding), 1, (groups, -1))
     kernel = torch.unflatten(weight, 0, (groups, -1))
@@ -244,10 +244,10 @@ def conv_transpose2d(
     A strided convolution gives many input sizes the same output size; `output_padding` rows and
     columns at the far edge, which no window covers, tell them apart on the way back.
 
-    ValueError where the channels, kernels and groups do not match.
+    RuntimeError where the channels, kernels and groups do not match.
     """
     if input.shape[1] != weight.shape[0] or weight.shape[0] % groups != 0:
-        raise ValueError(_mismatch(input, weight, groups))
+        raise RuntimeError(_mismatch(input, weight, groups))
     image = torch.unflatten(input, 1, (groups, -1))
     kernel = torch.unflatten(weight, 0, (groups, -1))
 
