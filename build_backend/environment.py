@@ -1,0 +1,135 @@
+"""What the machine offers for a build: torch, a C++ compiler, Python's headers and ninja.
+
+Every check that fails ends the build with one line that says what to install.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NoReturn
+
+TESTED_TORCH = "2.13.0"
+OLDEST_TORCH = (2, 11)
+OLDEST_COMPILER = {"GCC": 11, "clang": 14}
+WANTED_COMPILER = " or ".join(f"{name} >= {version}" for name, version in OLDEST_COMPILER.items())
+
+
+def stop(message: str) -> NoReturn:
+    raise SystemExit(f"handconv: {message}")
+
+
+def installing_environment_path() -> list[str]:
+    """The sys.path of the environment that pip installs into.
+
+    Build isolation hides it from this process by PYTHONPATH and PYTHONNOUSERSITE; a child process
+    without them sees it, virtual environments with access to the system's packages included.
+    """
+    hiding = {"PYTHONPATH", "PYTHONNOUSERSITE"}
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", "import json, sys; print(json.dumps(sys.path))"],
+        env={name: value for name, value in os.environ.items() if name not in hiding},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    path: list[str] = json.loads(child.stdout)
+    return path
+
+
+def find_torch() -> str | None:
+    """The version of the torch to build against, made importable; None if there is none.
+
+    A torch that is not importable yet but installed where pip installs is made so by appending that
+    environment to sys.path: whatever the build environment has itself still comes first.
+    """
+    if importlib.util.find_spec("torch") is None:
+        path = installing_environment_path()
+        if any(Path(folder, "torch", "__init__.py").is_file() for folder in path):
+            sys.path.extend(folder for folder in path if folder not in sys.path)
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def torch_release(version: str) -> tuple[int, int]:
+    """The minor release of a version of torch: (2, 13) for "2.13.0+cpu"."""
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def check_torch(version: str | None) -> str:
+    """Return `version`, or stop if there is no torch or it is too old."""
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    advice = f"handconv needs torch >= {oldest}, try: pip install torch=={TESTED_TORCH}"
+    if version is None:
+        stop(f"no torch found; {advice}")
+    if torch_release(version) < OLDEST_TORCH:
+        stop(f"torch {version} is too old; {advice}")
+    return version
+
+
+def build_requirements() -> list[str]:
+    """What the build needs beside build-system.requires: nothing where torch is installed."""
+    version = find_torch()
+    if version is None:
+        return [f"torch=={TESTED_TORCH}"]
+    check_torch(version)
+    return []
+
+
+def runtime_requirements(version: str) -> list[str]:
+    """The torch that a wheel runs with: the minor release that it was built against."""
+    major, minor = torch_release(version)
+    return [f"torch=={major}.{minor}.*"]
+
+
+def compiler_version(command: list[str]) -> tuple[str, int]:
+    """The family ("GCC" or "clang") and the major version of a C++ compiler."""
+    preprocessed = subprocess.run(
+        [*command, "-E", "-P", "-x", "c++", "-"],
+        input="__GNUC__ __clang_major__",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    gcc, clang = preprocessed.stdout.split()
+    return ("clang", int(clang)) if clang.isdigit() else ("GCC", int(gcc))
+
+
+def check_compiler() -> str:
+    """The C++ compiler's command, or stop if there is none or it is too old."""
+    command = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if command is None or shutil.which(shlex.split(command)[0]) is None:
+        missing = f"CXX={command} is not found" if command else "no C++ compiler found"
+        stop(f"{missing}; install {WANTED_COMPILER}, for example: apt-get install g++")
+    try:
+        family, version = compiler_version(shlex.split(command))
+    except (subprocess.CalledProcessError, ValueError):
+        stop(f"{command} does not work as a C++ compiler; install {WANTED_COMPILER}")
+    if version < OLDEST_COMPILER[family]:
+        stop(f"{command} is {family} {version}, too old; name {WANTED_COMPILER} in CXX")
+    return command
+
+
+def check_python_headers() -> None:
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        stop(
+            "Python.h not found; install Python's headers, for example: apt-get install python3-dev"
+        )
+
+
+def check_ninja() -> None:
+    """Stop if there is no ninja; one beside the running Python counts, also when not activated."""
+    scripts = sysconfig.get_path("scripts")
+    if shutil.which("ninja") is None and shutil.which("ninja", path=scripts):
+        os.environ["PATH"] = scripts + os.pathsep + os.environ["PATH"]
+    if shutil.which("ninja") is None:
+        stop("no ninja found; try: pip install ninja")
