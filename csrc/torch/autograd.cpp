@@ -1,0 +1,202 @@
+// Derivatives of every op, to every order, forward and reverse.
+//
+// F(y, x, w) = < y, conv(x, w) > is linear in each slot, and an op fills one slot given the other two. Let g be the cotangent of
+// what it filled. Putting g into the filled slot and leaving one operand out gives the gradient of that operand: it fills the
+// slot of the operand left out. So the whole table of first and second derivatives is `gradient_of` below, and since it calls the
+// same ops, it holds for every order. The tangent rule is the product rule: op(da, b) + op(a, db).
+//
+// The bias stands outside the form: it is added to every position of its channel, so its gradient is a sum over all positions.
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/ones.h>
+#include <torch/csrc/autograd/VariableTypeUtils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+#include <torch/library.h>
+
+#include "torch/node_pointer.h"
+#include "torch/operations.h"
+
+namespace handconv {
+namespace {
+
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+using Pair = std::array<c10::SymInt, 2>;
+
+Pair spatial_size(const at::Tensor& tensor) {
+  return {tensor.sym_size(2), tensor.sym_size(3)};
+}
+
+// The sum over samples and positions, (N, C, H, W) -> (C). A bias is the 1x1 weight of one more input channel that is one
+// everywhere, so its gradient is that weight's gradient; the sum is then as reproducible as every other result here, which
+// at::sum is not: its order depends on the number of threads.
+at::Tensor channel_sum(Algorithm algorithm, const at::Tensor& g) {
+  const Pair one{1, 1}, zero{0, 0};
+  Call call{algorithm, Slot::kWeight, {}, std::nullopt, one, Window{one, zero, one, 1}};
+  call.operands[Slot::kOutput] = g;
+  call.operands[Slot::kInput] = at::ones({1, 1, 1, 1}, g.options())
+                                    .expand_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
+  return dispatch(call).reshape({-1});
+}
+
+at::Tensor in_format(const at::Tensor& gradient, at::MemoryFormat format) {
+  return gradient.suggest_memory_format() == format ? gradient : gradient.contiguous(format);
+}
+
+struct Conv2dBackward : public torch::autograd::Node {
+  Algorithm algorithm;
+  Slot filled;
+  Window window;
+  std::array<Pair, kSlotCount> sizes;  // spatial size of y, x and w
+  std::array<at::MemoryFormat, kSlotCount> formats{};  // of the two operands
+  std::array<SavedVariable, kSlotCount> saved;
+
+  std::string name() const override {
+    return std::string("Handconv") + operation_name(filled);
+  }
+
+  variable_list apply(variable_list&& gradients) override {
+    variable_list results(num_outputs());
+    const at::Tensor& g = gradients[0];
+    if (!g.defined()) return results;
+    const auto [first, second] = operand_slots(filled);
+    if (task_should_compute_output(0)) results[0] = gradient_of(first, second, g);
+    if (task_should_compute_output(1)) results[1] = gradient_of(second, first, g);
+    if (num_outputs() == 3 && task_should_compute_output(2)) results[2] = channel_sum(algorithm, g);
+    return results;
+  }
+
+  void release_variables() override {
+    for (auto& variable : saved) variable.reset_data();
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(static_cast<int64_t>(algorithm));
+    args.collect(static_cast<int64_t>(filled));
+    for (const auto format : formats) args.collect(static_cast<int64_t>(format));
+    for (const auto& variable : saved) args.collect(variable, false);
+    visit_symbols(*this, [&](const c10::SymInt& symbol) { args.collect(symbol); });
+  }
+
+  variable_list apply_with_saved(const variable_list& gradients,
+                                 torch::dynamo::autograd::SwapSavedVariables& swapped) override {
+    for (auto& variable : saved) swapped.before(variable);
+    visit_symbols(*this, [&](c10::SymInt& symbol) { swapped.before(symbol); });
+    variable_list results = apply(variable_list(gradients));
+    for (auto& variable : saved) swapped.after(variable);
+    visit_symbols(*this, [&](c10::SymInt& symbol) { swapped.after(symbol); });
+    return results;
+  }
+
+ private:
+  template <class Self, class Visit>
+  static void visit_symbols(Self& self, Visit visit) {
+    for (auto& pair : self.sizes) {
+      for (auto& symbol : pair) visit(symbol);
+    }
+    for (auto* pair : {&self.window.stride, &self.window.padding, &self.window.dilation}) {
+      for (auto& symbol : *pair) visit(symbol);
+    }
+    visit(self.window.groups);
+  }
+
+  at::Tensor gradient_of(Slot wanted, Slot other, const at::Tensor& g) {
+    const Pair& size = sizes[static_cast<int>(wanted)];
+    Call call{algorithm, wanted, {}, std::nullopt, size, window};
+    call.operands[filled] = g;
+    call.operands[other] = saved[static_cast<int>(other)].unpack();
+    at::Tensor gradient = dispatch(call);
+    if (wanted == Slot::kOutput && spatial_size(gradient) != size) {
+      // x was larger than y's natural counterpart (output_padding): y has no elements for the windows at the end.
+      gradient = gradient.narrow_symint(2, 0, size[0]).narrow_symint(3, 0, size[1]);
+    }
+    return in_format(gradient, formats[static_cast<int>(wanted)]);
+  }
+};
+
+std::array<Pair, kSlotCount> spatial_sizes(const Call& call, const at::Tensor& result) {
+  std::array<Pair, kSlotCount> sizes;
+  for (const auto slot : {Slot::kOutput, Slot::kInput, Slot::kWeight}) {
+    sizes[static_cast<int>(slot)] = spatial_size(slot == call.filled ? result : call.operands[slot]);
+  }
+  return sizes;
+}
+
+bool has_tangent(const at::Tensor& tensor) {
+  return tensor._fw_grad(/*level=*/0).defined();
+}
+
+at::Tensor tangent_of(const at::Tensor& tensor) {
+  return tensor._fw_grad(/*level=*/0);
+}
+
+// Undefined if no operand has a tangent.
+at::Tensor result_tangent(const Call& call, const at::Tensor& result) {
+  const auto [first, second] = operand_slots(call.filled);
+  at::Tensor tangent;
+  const auto add = [&](const at::Tensor& term) { tangent = tangent.defined() ? tangent.add(term) : term; };
+  const auto add_with_tangent_of = [&](Slot moving, Slot fixed) {
+    if (!has_tangent(call.operands[moving])) return;
+    Call term{call.algorithm, call.filled, {}, std::nullopt, call.size, call.window};
+    term.operands[moving] = tangent_of(call.operands[moving]);
+    term.operands[fixed] = call.operands[fixed]._fw_primal(/*level=*/0);
+    add(dispatch(term));
+  };
+  add_with_tangent_of(first, second);
+  add_with_tangent_of(second, first);
+  if (call.bias && has_tangent(*call.bias)) {
+    add(tangent_of(*call.bias).reshape({1, -1, 1, 1}).expand_symint(result.sym_sizes()));
+  }
+  return tangent;
+}
+
+at::Tensor below_autograd(const Call& call) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return dispatch(call);
+}
+
+auto make_backward_node(const Call& call) {
+  const auto [first, second] = operand_slots(call.filled);
+  const at::Tensor& a = call.operands[first];
+  const at::Tensor& b = call.operands[second];
+  auto node = make_node<Conv2dBackward>();
+  node->set_next_edges(call.bias ? torch::autograd::collect_next_edges(a, b, *call.bias)
+                                 : torch::autograd::collect_next_edges(a, b));
+  node->algorithm = call.algorithm;
+  node->filled = call.filled;
+  node->window = call.window;
+  for (const auto slot : {first, second}) {
+    node->formats[static_cast<int>(slot)] = call.operands[slot].suggest_memory_format();
+  }
+  if (node->should_compute_output(1)) node->saved[static_cast<int>(first)] = SavedVariable(a, false);
+  if (node->should_compute_output(0)) node->saved[static_cast<int>(second)] = SavedVariable(b, false);
+  return node;
+}
+
+bool requires_grad(const Call& call) {
+  const auto [first, second] = operand_slots(call.filled);
+  return torch::autograd::compute_requires_grad(call.operands[first], call.operands[second],
+                                                call.bias.value_or(at::Tensor()));
+}
+
+at::Tensor conv2d_autograd(const Call& call) {
+  decltype(make_backward_node(call)) node;
+  if (requires_grad(call)) node = make_backward_node(call);
+  at::Tensor result = below_autograd(call);
+  if (node) {
+    node->sizes = spatial_sizes(call, result);
+    torch::autograd::set_history(result, node);
+  }
+  const at::Tensor tangent = result_tangent(call, result);
+  if (tangent.defined()) result._set_fw_grad(tangent, /*level=*/0, /*is_inplace_op=*/false);
+  return result;
+}
+
+}  // namespace
+}  // namespace handconv
+
+TORCH_LIBRARY_IMPL(handconv, Autograd, library) {
+  handconv::register_trios<handconv::conv2d_autograd>(library);
+}

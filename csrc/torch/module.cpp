@@ -1,0 +1,117 @@
+// The Python module handconv._C: what the build, the processor and the table have to say. The ops themselves are reached through
+// torch.ops.handconv; loading this module registers them.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/version.h>
+
+#include "cpu/isa.h"
+#include "cpu/threads.h"
+#include "table.h"
+
+namespace py = pybind11;
+
+namespace handconv {
+namespace {
+
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = HANDCONV_VERSION;
+  info["torch"] = TORCH_VERSION;
+  info["compiler"] = __VERSION__;
+  info["cxx_standard"] = static_cast<long>(__cplusplus);
+  info["cuda"] = false;
+  return info;
+}
+
+py::dict cpu_features() {
+  py::dict features;
+  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kBaseline}) features[to_string(isa)] = cpu_has(isa);
+  return features;
+}
+
+std::string best_isa() {
+  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
+    if (isa_is_usable(isa)) return to_string(isa);
+  }
+  return to_string(Isa::kBaseline);
+}
+
+py::dict describe(const Kernel& kernel) {
+  py::dict row;
+  row["name"] = kernel.name;
+  row["slot"] = to_string(kernel.slot);
+  row["algorithm"] = to_string(kernel.algorithm);
+  row["summary"] = kernel.summary;
+  return row;
+}
+
+std::vector<py::dict> describe_kernels() {
+  std::vector<py::dict> rows;
+  for (const Kernel& kernel : kernels()) rows.push_back(describe(kernel));
+  return rows;
+}
+
+template <class Enum>
+Enum parse(const std::string& name, std::initializer_list<Enum> values) {
+  for (const Enum value : values) {
+    if (name == to_string(value)) return value;
+  }
+  throw py::value_error("'" + name + "' is not known here");
+}
+
+DType parse_dtype(const std::string& name) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float64") return DType::kFloat64;
+  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float16") return DType::kFloat16;
+  throw py::value_error("'" + name + "' is no dtype that handconv supports");
+}
+
+using AxisTuple = std::array<std::int64_t, 6>;
+
+Axis to_axis(const AxisTuple& a) {
+  return {a[0], a[1], a[2], a[3], a[4], a[5]};
+}
+
+// The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace).
+std::vector<py::tuple> explain(const std::string& slot, const std::string& algorithm, const std::string& dtype,
+                               bool channels_last, bool has_bias, const std::array<std::int64_t, 4>& channels,
+                               const AxisTuple& height, const AxisTuple& width) {
+  const auto [batch, groups, in_channels, out_channels] = channels;
+  const Geometry geometry{batch, groups, in_channels, out_channels, to_axis(height), to_axis(width)};
+  const std::int64_t ic = geometry.in_channels_per_group(), kw = geometry.width.kernel;
+  const std::int64_t area = geometry.kernel_area();
+  const WeightStrides strides =
+      channels_last ? WeightStrides{area * ic, 1, kw * ic, ic} : WeightStrides{area * ic, area, kw, 1};
+  const Problem problem{parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}),
+                        parse_dtype(dtype),
+                        channels_last ? Layout::kNhwc : Layout::kNchw,
+                        has_bias,
+                        geometry,
+                        strides};
+  std::vector<py::tuple> answers;
+  for (const Verdict& verdict :
+       consider(problem, parse(algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col}))) {
+    const auto bytes = Workspace::total_bytes(verdict.kernel->workspace(problem), max_threads());
+    answers.push_back(py::make_tuple(describe(*verdict.kernel),
+                                     verdict.refusal ? py::object(py::str(verdict.refusal)) : py::none(), bytes));
+  }
+  return answers;
+}
+
+}  // namespace
+}  // namespace handconv
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  using namespace handconv;
+  kernels();  // a wrong HANDCONV_ISA is reported at import
+  module.def("build_info", build_info);
+  module.def("cpu_features", cpu_features);
+  module.def("isa", best_isa);
+  module.def("kernels", describe_kernels);
+  module.def("force_kernel", force_kernel, py::arg("name"));
+  module.def("explain", explain, py::arg("slot"), py::arg("algorithm"), py::arg("dtype"), py::arg("channels_last"),
+             py::arg("has_bias"), py::arg("channels"), py::arg("height"), py::arg("width"));
+}

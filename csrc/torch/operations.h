@@ -1,0 +1,90 @@
+// The ops as torch's dispatcher sees them: a trio of conv2d, conv2d_input_grad and conv2d_weight_grad for each algorithm, whose
+// kernels at every dispatch key are made from the templates below.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/SymIntArrayRef.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <string>
+
+#include "table.h"
+#include "torch/arguments.h"
+
+namespace handconv {
+
+// The trio's suffix in torch.ops.handconv: "", "_direct", "_im2col".
+const char* operation_suffix(Algorithm algorithm);
+
+// One op call, as data: which op, on what, with which arguments.
+struct Call {
+  Algorithm algorithm;
+  Slot filled;
+  Operands operands;  // the two that the op reads
+  std::optional<at::Tensor> bias;
+  c10::SymIntArrayRef size;  // spatial size of what is filled; empty when y is
+  Window window;
+};
+
+// Sends the call through torch's dispatcher, from the top.
+at::Tensor dispatch(const Call& call);
+
+using KernelOf = at::Tensor (*)(const Call& call);
+
+// Registers `kernel` under the names of every trio, for the dispatch key of `library`.
+template <KernelOf kernel>
+void register_trios(torch::Library& library);
+
+namespace detail {
+
+using OptionalTensor = std::optional<at::Tensor>;
+using SymInts = c10::SymIntArrayRef;
+
+inline Operands make_operands(Slot filled, const at::Tensor& first, const at::Tensor& second) {
+  const auto [first_slot, second_slot] = operand_slots(filled);
+  Operands operands;
+  operands[first_slot] = first;
+  operands[second_slot] = second;
+  return operands;
+}
+
+template <KernelOf kernel, Algorithm algorithm>
+at::Tensor forward(const at::Tensor& x, const at::Tensor& w, const OptionalTensor& bias, SymInts stride,
+                   SymInts padding, SymInts dilation, c10::SymInt groups) {
+  return kernel({algorithm, Slot::kOutput, make_operands(Slot::kOutput, x, w), bias, {},
+                 make_window<c10::SymInt>(stride, padding, dilation, groups)});
+}
+
+template <KernelOf kernel, Algorithm algorithm>
+at::Tensor input_grad(const at::Tensor& y, const at::Tensor& w, const OptionalTensor& bias, SymInts size,
+                      SymInts stride, SymInts padding, SymInts dilation, c10::SymInt groups) {
+  return kernel({algorithm, Slot::kInput, make_operands(Slot::kInput, y, w), bias, size,
+                 make_window<c10::SymInt>(stride, padding, dilation, groups)});
+}
+
+template <KernelOf kernel, Algorithm algorithm>
+at::Tensor weight_grad(const at::Tensor& y, const at::Tensor& x, SymInts size, SymInts stride, SymInts padding,
+                       SymInts dilation, c10::SymInt groups) {
+  return kernel({algorithm, Slot::kWeight, make_operands(Slot::kWeight, y, x), std::nullopt, size,
+                 make_window<c10::SymInt>(stride, padding, dilation, groups)});
+}
+
+template <KernelOf kernel, Algorithm algorithm>
+void register_trio(torch::Library& library) {
+  const std::string suffix = operation_suffix(algorithm);
+  library.impl(("conv2d" + suffix).c_str(), TORCH_FN((forward<kernel, algorithm>)));
+  library.impl(("conv2d" + suffix + "_input_grad").c_str(), TORCH_FN((input_grad<kernel, algorithm>)));
+  library.impl(("conv2d" + suffix + "_weight_grad").c_str(), TORCH_FN((weight_grad<kernel, algorithm>)));
+}
+
+}  // namespace detail
+
+template <KernelOf kernel>
+void register_trios(torch::Library& library) {
+  detail::register_trio<kernel, Algorithm::kAuto>(library);
+  detail::register_trio<kernel, Algorithm::kDirect>(library);
+  detail::register_trio<kernel, Algorithm::kIm2col>(library);
+}
+
+}  // namespace handconv

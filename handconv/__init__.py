@@ -1,0 +1,49 @@
+"""Convolution written by hand, in place of `torch.nn.functional.conv2d`: direct, grouped, dilated,
+depthwise, and im2col + GEMM, differentiable to every order and bitwise reproducible.
+
+Start reading at `handconv.reference`, which is how convolution works in a page of Python.
+"""
+
+try:
+    from handconv import _C
+except ImportError as error:
+    if "handconv" not in str(error):
+        raise
+    raise ImportError(
+        "handconv's compiled part is missing: run `pip install .` in its source folder, and start "
+        "Python somewhere else than there (or install with `pip install -e .`)"
+    ) from error
+
+from handconv import batching, reference
+from handconv.columns import col2im, im2col
+from handconv.functional import conv2d, conv_transpose2d
+from handconv.introspection import (
+    Explanation,
+    Kernel,
+    SlotExplanation,
+    algorithms,
+    explain,
+    forced_kernel,
+    kernels,
+)
+from handconv.kernel_matrix import kernel_matrix
+
+__version__: str = _C.build_info()["version"]
+
+__all__ = [
+    "Explanation",
+    "Kernel",
+    "SlotExplanation",
+    "algorithms",
+    "col2im",
+    "conv2d",
+    "conv_transpose2d",
+    "explain",
+    "forced_kernel",
+    "im2col",
+    "kernel_matrix",
+    "kernels",
+    "reference",
+]
+
+batching.register()

@@ -1,0 +1,221 @@
+"""The convolutions, called as `torch.nn.functional` calls them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handconv import _C as _C  # registers torch.ops.handconv
+
+Pair = int | Sequence[int]
+
+_FORWARD = {
+    "auto": torch.ops.handconv.conv2d.default,
+    "direct": torch.ops.handconv.conv2d_direct.default,
+    "im2col": torch.ops.handconv.conv2d_im2col.default,
+}
+_TRANSPOSED = {
+    "auto": torch.ops.handconv.conv2d_input_grad.default,
+    "direct": torch.ops.handconv.conv2d_direct_input_grad.default,
+    "im2col": torch.ops.handconv.conv2d_im2col_input_grad.default,
+}
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    """The 2-D convolution, in place of :func:`torch.nn.functional.conv2d`.
+
+    ``y[n, o, i, j] = bias[o] + sum over c, u, v of weight[o, c, u, v] * x[n, g + c, i*s - p + u*d, j*s - p + v*d]``,
+    where g is the first input channel of o's group and x is zero outside the image (a
+    cross-correlation, as everywhere in torch). Differentiable to every order, in reverse and
+    forward mode.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) without a batch.
+        weight: (OC, C / groups, KH, KW).
+        bias: (OC,), or None.
+        stride, dilation: one int, or a pair (height, width).
+        padding: zeros on either side: one int, a pair, ``"valid"`` (none) or ``"same"`` (stride 1
+            only: the output is as large as the input; an even window gets the odd zero at the
+            right and at the bottom).
+        groups: the channels are split into this many independent convolutions.
+        algorithm: one of :func:`handconv.algorithms`; the derivatives use the same one.
+
+    Returns:
+        (N, OC, OH, OW) or (OC, OH, OW), with
+        ``OH = floor((H + 2*padding - dilation*(KH - 1) - 1) / stride) + 1``. It is channels_last if
+        input or weight is. An input without channels gives the bias, as an empty sum should.
+
+    Raises:
+        RuntimeError: shapes, types or arguments that do not fit, in the words of F.conv2d.
+        NotImplementedError: dtypes other than float32, float64, bfloat16 and float16.
+        TypeError: arguments that are no tensors or numbers.
+        ValueError: an unknown algorithm.
+    """
+    operation = _choose(_FORWARD, algorithm)
+    _check_tensors("conv2d", input=input, weight=weight, bias=bias)
+    stride = _pair("conv2d", "stride", stride)
+    dilation = _pair("conv2d", "dilation", dilation)
+    batched = input.unsqueeze(0) if input.dim() == 3 else input
+    if isinstance(padding, str):
+        batched, padding = _resolve_padding(padding, batched, weight, stride, dilation)
+    else:
+        padding = _pair("conv2d", "padding", padding)
+    _check_int("conv2d", "groups", groups)
+    output: Tensor = operation(batched, weight, bias, stride, padding, dilation, groups)
+    return output.squeeze(0) if batched is not input and input.dim() == 3 else output
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,
+    groups: int = 1,
+    dilation: Pair = 1,
+    *,
+    algorithm: str = "auto",
+) -> Tensor:
+    """The transposed convolution, in place of :func:`torch.nn.functional.conv_transpose2d`.
+
+    With K the kernel matrix of ``conv2d(_, weight)`` (see :func:`handconv.kernel_matrix`) this is
+    ``K.T @ input``: the gradient of conv2d with respect to its input. Differentiable to every
+    order, in reverse and forward mode.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) without a batch.
+        weight: (C, OC / groups, KH, KW).
+        bias: (OC,), or None.
+        stride, padding, dilation: those of the convolution that is transposed.
+        output_padding: rows and columns added at the bottom and at the right of the output, of
+            which a stride leaves open how many there were; less than stride or dilation.
+        groups: the channels are split into this many independent convolutions.
+        algorithm: one of :func:`handconv.algorithms`; the derivatives use the same one.
+
+    Returns:
+        (N, OC, OH, OW) or (OC, OH, OW), with
+        ``OH = (H - 1)*stride - 2*padding + dilation*(KH - 1) + output_padding + 1``.
+
+    Raises:
+        RuntimeError: shapes, types or arguments that do not fit, in the words of
+            F.conv_transpose2d; also where that leaves an output without elements.
+        NotImplementedError: dtypes other than float32, float64, bfloat16 and float16.
+        TypeError: arguments that are no tensors or numbers.
+        ValueError: an unknown algorithm.
+    """
+    operation = _choose(_TRANSPOSED, algorithm)
+    name = "conv_transpose2d"
+    _check_tensors(name, input=input, weight=weight, bias=bias)
+    stride = _pair(name, "stride", stride)
+    padding = _pair(name, "padding", padding)
+    output_padding = _pair(name, "output_padding", output_padding)
+    dilation = _pair(name, "dilation", dilation)
+    _check_int(name, "groups", groups)
+    batched = input.unsqueeze(0) if input.dim() == 3 else input
+    size = _transposed_size(batched, weight, stride, padding, output_padding, dilation)
+    output: Tensor = operation(batched, weight, bias, size, stride, padding, dilation, groups)
+    return output.squeeze(0) if batched is not input else output
+
+
+def _choose(operations: dict[str, Any], algorithm: str) -> Any:
+    try:
+        return operations[algorithm]
+    except KeyError:
+        raise ValueError(
+            f"algorithm should be one of {', '.join(operations)}, but got {algorithm!r}"
+        ) from None
+
+
+def _check_tensors(function: str, *, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    if isinstance(input, Tensor) and isinstance(weight, Tensor):
+        if bias is None or isinstance(bias, Tensor):
+            return
+        name, value = "bias", bias
+    else:
+        name, value = ("weight", weight) if isinstance(input, Tensor) else ("input", input)
+    raise TypeError(
+        f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}"
+    )
+
+
+def _check_int(function: str, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
+        raise TypeError(f"{function}(): argument '{name}' must be int, not {type(value).__name__}")
+
+
+def _pair(function: str, name: str, value: Any) -> Sequence[int]:
+    """One number for both axes, or the sequence as it is: its length is checked with the shapes."""
+    if type(value) is int:
+        return (value, value)
+    if isinstance(value, torch.SymInt):
+        return (value, value)
+    if isinstance(value, tuple | list):
+        for element in value:
+            _check_int(function, name, element)
+        return value
+    raise TypeError(
+        f"{function}(): argument '{name}' must be tuple of ints, not {type(value).__name__}"
+    )
+
+
+def _both(values: Sequence[int]) -> tuple[int, int]:
+    return values[0], values[-1]
+
+
+def _resolve_padding(
+    padding: str, input: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[Tensor, Sequence[int]]:
+    """The input and the numeric padding that stand for "same" or "valid"."""
+    if padding == "valid":
+        return input, (0, 0)
+    if padding != "same":
+        raise RuntimeError(f"Invalid padding string: '{padding}'")
+    if any(s != 1 for s in stride):
+        raise RuntimeError("padding='same' is not supported for strided convolutions")
+    if weight.dim() != 4 or input.dim() != 4 or len(dilation) not in (1, 2):
+        return input, (0, 0)  # refused where shapes are checked
+    totals = [d * (k - 1) for d, k in zip(_both(dilation), weight.shape[2:], strict=True)]
+    odd_height, odd_width = (total % 2 for total in totals)
+    if odd_height or odd_width:
+        input = F.pad(input, (0, odd_width, 0, odd_height))
+    return input, [total // 2 for total in totals]
+
+
+def _transposed_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """(OH, OW) of the transposed convolution."""
+    if any(extra < 0 for extra in output_padding):
+        raise RuntimeError("negative output_padding is not supported")
+    pairs = [stride, padding, output_padding, dilation]
+    if input.dim() != 4 or weight.dim() != 4 or any(len(pair) not in (1, 2) for pair in pairs):
+        return [1, 1]  # refused where shapes are checked
+    size = []
+    for axis, (s, p, extra, d) in enumerate(zip(*map(_both, pairs), strict=True)):
+        if extra >= s and extra >= d:
+            raise RuntimeError(
+                "output padding must be smaller than either stride or dilation, but got "
+                f"output_padding={tuple(output_padding)} stride={tuple(stride)} "
+                f"dilation={tuple(dilation)}"
+            )
+        length = input.shape[2 + axis]
+        size.append((length - 1) * s - 2 * p + d * (weight.shape[2 + axis] - 1) + extra + 1)
+    return size
