@@ -1,0 +1,216 @@
+"""Times handconv against F.conv2d on real layers: python bench/run.py --help
+
+For every layer, layout and slot (forward, input gradient, weight gradient) the two sides are called
+in turn in this process; each answer is first checked against F.conv2d in float64, and a wrong one
+is not timed. The figures are printed as a table and written as JSON and as a PNG for each dtype.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import torch
+from cases import LAYOUTS, SLOTS, Case, layers
+from contenders import contenders, float64_result, kernel_name
+from machine import Ceilings, describe_machine, measure_ceilings
+from measuring import HANDCONV, TINY_FLOPS, Limits, Measurement, dtype_name, measure, summarize
+from overhead import measure_overhead
+from picture import draw
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from table import Context, families_of, print_measurements, print_overhead
+
+import handconv
+
+BENCH = Path(__file__).resolve().parent
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+# Wide enough for the table when the output goes to a file or another program.
+FILE_WIDTH = 200
+
+QUICK_LAYERS_A_FAMILY = 2
+OVERHEAD_CALLS = 20_000
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench/run.py", description="Times handconv against F.conv2d on real layers."
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="some layers of each family, in under a minute")
+    add("--dtype", nargs="+", choices=DTYPES, default=["float32"])
+    add("--layout", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
+    add("--slot", nargs="+", choices=SLOTS, default=list(SLOTS))
+    add("--case", metavar="PATTERN", default="*", help="layers with this in their name; * and ?")
+    add("--layers", type=Path, default=BENCH / "layers" / "cpu_layers.csv", help="table of layers")
+    add("--algorithm", choices=handconv.algorithms(), default="auto")
+    add("--threads", type=int, help="threads of both sides (default: torch's)")
+    add("--device", choices=("cpu",), default="cpu")
+    add("--repeats", type=int, help="calls wanted of each side (default: 30, with --quick 10)")
+    add("--overhead", action="store_true", help="instead: the cost of a call, in microseconds")
+    add("--output", type=Path, default=BENCH / "results", help="folder for JSON and PNG")
+    return parser.parse_args(arguments)
+
+
+def choose_cases(options: argparse.Namespace) -> list[Case]:
+    """The layers that match, a whole family together."""
+    pattern = f"*{options.case}*"
+    cases = [c for c in layers(options.layers) if fnmatch.fnmatchcase(c.name, pattern)]
+    return quick_selection(cases) if options.quick else cases
+
+
+def quick_selection(cases: Sequence[Case]) -> list[Case]:
+    """The lightest layers of each family, those of one image before those of a batch."""
+    chosen: list[Case] = []
+    for family in dict.fromkeys(c.family for c in cases):
+        members = [c for c in cases if c.family == family and c.flops >= TINY_FLOPS]
+        members.sort(key=lambda c: (c.N, c.flops))
+        chosen += members[:QUICK_LAYERS_A_FAMILY]
+    tiny = [c for c in cases if c.flops < TINY_FLOPS]
+    return chosen + tiny[:1]
+
+
+def choose_limits(options: argparse.Namespace) -> Limits:
+    if options.quick:
+        return Limits(calls=options.repeats or 10, enough=0.02, most=0.4)
+    return Limits(calls=options.repeats or 30)
+
+
+def measure_case(
+    case: Case, dtype: torch.dtype, options: argparse.Namespace, limits: Limits
+) -> Iterator[Measurement]:
+    """Every layout and slot of one case; the values are the same in all, so is what is right."""
+    expected = {slot: float64_result(case, case.tensors(dtype), slot) for slot in options.slot}
+    for layout in options.layout:
+        tensors = case.tensors(dtype, layout)
+        for slot in options.slot:
+            calls = contenders(case, tensors, slot, options.algorithm)
+            results = measure(calls, expected[slot], dtype, limits)
+            kernel = kernel_name(case, tensors, slot, options.algorithm)
+            yield Measurement(case, slot, dtype, layout, kernel, results)
+
+
+def measure_all(
+    cases: Sequence[Case], options: argparse.Namespace, limits: Limits
+) -> list[Measurement]:
+    """All cases under a progress bar, which goes to stderr."""
+    found: list[Measurement] = []
+    total = len(cases) * len(options.dtype) * len(options.layout) * len(options.slot)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        for name in options.dtype:
+            for case in cases:
+                progress.update(task, description=f"{name} {case.name}")
+                for measurement in measure_case(case, getattr(torch, name), options, limits):
+                    found.append(measurement)
+                    progress.advance(task)
+    return found
+
+
+def as_json(
+    measurements: Sequence[Measurement],
+    ceilings: Ceilings,
+    machine: dict[str, Any],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "options": {key: value for key, value in vars(options).items() if key != "output"},
+        "machine": machine,
+        "ceilings": {
+            "gflops": ceilings.gflops,
+            "copy_gbytes_per_second": ceilings.gbytes_per_second,
+            "share_of_cpu_time": ceilings.cpu_share,
+        },
+        "families": list(family_summaries(measurements)),
+        "measurements": [m.as_dict(ceilings.peak(m.dtype)) for m in measurements],
+    }
+
+
+def family_summaries(measurements: Sequence[Measurement]) -> Iterator[dict[str, Any]]:
+    """Geometric means of the ratios by dtype, layout, slot and family, as in the printed table."""
+    keys = dict.fromkeys((m.dtype, m.layout, m.slot) for m in measurements)
+    for family in families_of(measurements):
+        for key in keys:
+            members = [
+                m for m in measurements if m.family == family and (m.dtype, m.layout, m.slot) == key
+            ]
+            minima, medians = (summarize(members, which) for which in ("minimum", "median"))
+            if minima is None or medians is None:
+                continue
+            yield {
+                "family": family,
+                "dtype": dtype_name(key[0]),
+                "layout": key[1],
+                "slot": key[2],
+                "layers": minima.count,
+                "ratio_of_minima": minima.mean,
+                "ratio_of_medians": medians.mean,
+                "lowest": minima.lowest,
+                "highest": minima.highest,
+            }
+
+
+def write(
+    measurements: Sequence[Measurement],
+    ceilings: Ceilings,
+    machine: dict[str, Any],
+    options: argparse.Namespace,
+) -> list[Path]:
+    """<device>[-quick].json and a PNG for each dtype; returns the paths."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    stem = options.device + ("-quick" if options.quick else "")
+    paths = [options.output / f"{stem}.json"]
+    contents = as_json(measurements, ceilings, machine, options)
+    paths[0].write_text(json.dumps(contents, indent=1, default=str) + "\n")
+    for name in options.dtype:
+        path = options.output / f"{stem}-{name}.png"
+        draw([m for m in measurements if dtype_name(m.dtype) == name], ceilings, machine, path)
+        paths.append(path)
+    return paths
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 1 if an answer of handconv was wrong, 2 if no layer matches, else 0."""
+    options = parse(arguments)
+    console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.overhead:
+        print_overhead(console, measure_overhead(options.repeats or OVERHEAD_CALLS))
+        return 0
+    cases = choose_cases(options)
+    if not cases:
+        console.print(f"no layer of {options.layers} has {options.case!r} in its name")
+        return 2
+    machine = describe_machine()
+    dtypes = [getattr(torch, name) for name in options.dtype]
+    ceilings = measure_ceilings(dtypes, seconds=0.3 if options.quick else 1.5)
+    limits = choose_limits(options)
+    measurements = measure_all(cases, options, limits)
+    print_measurements(console, measurements, Context(ceilings, limits))
+    for path in write(measurements, ceilings, machine, options):
+        console.print(f"wrote {path}")
+    wrong = [m for m in measurements if m.times(HANDCONV) is None]
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

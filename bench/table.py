@@ -1,0 +1,247 @@
+"""The tables that a person reads, drawn with rich."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from cases import SLOTS
+from machine import Ceilings
+from measuring import HANDCONV, RIVAL, Limits, Measurement, Summary, Times, dtype_name, summarize
+from overhead import Overhead
+from rich.console import Console
+from rich.measure import Measurement as Width
+from rich.table import Table
+from rich.text import Text
+
+SLOT_TITLES = {
+    "forward": "forward",
+    "input_grad": "input gradient",
+    "weight_grad": "weight gradient",
+}
+LAYOUT_TITLES = {"nchw": "NCHW", "channels_last": "NHWC"}
+FAMILIES = (
+    "dense",
+    "pointwise",
+    "strided",
+    "dilated",
+    "stem",
+    "grouped",
+    "depthwise",
+    "large kernel depthwise",
+    "tiny",
+)
+
+# Ratios within this of 1 are drawn as equal.
+EQUAL = 0.05
+
+# A machine that gives its threads less of the time than this is doing something else too.
+IDLE_SHARE = 0.9
+
+
+class Context(NamedTuple):
+    """What a cell needs besides its own measurement."""
+
+    ceilings: Ceilings
+    limits: Limits
+
+
+class Column(NamedTuple):
+    title: str
+    cell: Callable[[Measurement, Context], str | Text]
+    essential: bool = True  # kept where the terminal is narrow
+    justify: Literal["left", "right"] = "right"
+
+
+def families_of(measurements: Iterable[Measurement]) -> list[str]:
+    """The families that occur, in the order of FAMILIES."""
+    return sorted({m.family for m in measurements}, key=FAMILIES.index)
+
+
+def print_measurements(
+    console: Console, measurements: Sequence[Measurement], context: Context
+) -> None:
+    """One table for each dtype, with a section for each family, then the geometric means."""
+    for dtype in dict.fromkeys(m.dtype for m in measurements):
+        chosen = [m for m in measurements if m.dtype == dtype]
+        table = _detail(chosen, context, COLUMNS)
+        if Width.get(console, console.options, table).maximum > console.width:
+            table = _detail(chosen, context, [c for c in COLUMNS if c.essential])
+        console.print(table)
+        for note in _notes(chosen, context):
+            console.print(note, style="dim")
+        console.print()
+        console.print(_summary(chosen, dtype))
+        console.print()
+
+
+def _detail(
+    measurements: Sequence[Measurement], context: Context, columns: Sequence[Column]
+) -> Table:
+    """What does not change from the row above is left out of the first two columns."""
+    dtype, ceilings = measurements[0].dtype, context.ceilings
+    table = Table(
+        title=f"{dtype_name(dtype)}, {torch.get_num_threads()} threads; measured ceilings: matmul "
+        f"{ceilings.peak(dtype):.0f} GFLOP/s, copy {ceilings.gbytes_per_second:.0f} GB/s",
+        title_style="bold",
+        title_justify="left",
+    )
+    for title in ("layer", "", "slot"):
+        table.add_column(title, no_wrap=True)
+    for column in columns:
+        table.add_column(column.title, justify=column.justify, no_wrap=True)
+    for family in families_of(measurements):
+        table.add_row(Text(family, style="bold cyan"))
+        above = None
+        for m in (m for m in measurements if m.family == family):
+            same_case = above is not None and above.case == m.case
+            same_layout = same_case and above is not None and above.layout == m.layout
+            table.add_row(
+                "" if same_case else f"  {m.case.name}",
+                "" if same_layout else LAYOUT_TITLES[m.layout],
+                SLOT_TITLES[m.slot] + (" +" if m.page_faults else ""),
+                *(column.cell(m, context) for column in columns),
+            )
+            above = m
+        table.add_section()
+    return table
+
+
+def _times(times: Times | None, which: str) -> Text:
+    if times is None:
+        return Text("wrong", style="bold red")
+    return Text(significant(getattr(times, which) * 1e3))
+
+
+def _ratio(ratio: float | None) -> Text:
+    if ratio is None:
+        return Text("-")
+    style = "green" if ratio > 1 + EQUAL else "red" if ratio < 1 - EQUAL else ""
+    return Text(f"{ratio:.2f}", style=style)
+
+
+def _gflops(measurement: Measurement, context: Context) -> str:
+    gflops = measurement.gflops()
+    return "-" if gflops is None else significant(gflops)
+
+
+def _share(measurement: Measurement, context: Context) -> str:
+    gflops = measurement.gflops()
+    return "-" if gflops is None else f"{gflops / context.ceilings.peak(measurement.dtype):.0%}"
+
+
+def _error(measurement: Measurement, contender: str) -> Text:
+    result = measurement.results[contender]
+    return Text(f"{result.error:.1e}", style="bold red" if result.times is None else "")
+
+
+def _calls(measurement: Measurement, context: Context) -> str:
+    """How often each side was called, with a mark where that is less than was wanted."""
+    counts = [t.calls for name in measurement.results if (t := measurement.times(name))]
+    if not counts:
+        return "-"
+    return f"{min(counts)}{'*' if min(counts) < context.limits.calls else ''}"
+
+
+COLUMNS = (
+    Column("kernel", lambda m, _: m.kernel, essential=False, justify="left"),
+    Column("handconv\nms, min", lambda m, _: _times(m.times(HANDCONV), "minimum")),
+    Column("\nmedian", lambda m, _: _times(m.times(HANDCONV), "median"), essential=False),
+    Column(f"{RIVAL}\nms, min", lambda m, _: _times(m.times(RIVAL), "minimum")),
+    Column("\nmedian", lambda m, _: _times(m.times(RIVAL), "median"), essential=False),
+    Column("ratio of\nminima", lambda m, _: _ratio(m.ratio("minimum"))),
+    Column("ratio of\nmedians", lambda m, _: _ratio(m.ratio("median")), essential=False),
+    Column("\nGFLOP/s", _gflops),
+    Column("of\npeak", _share),
+    Column("handconv\nerror", lambda m, _: _error(m, HANDCONV)),
+    Column(f"{RIVAL}\nerror", lambda m, _: _error(m, RIVAL), essential=False),
+    Column("\ncalls", _calls, essential=False),
+)
+
+
+def _notes(measurements: Sequence[Measurement], context: Context) -> list[str]:
+    notes = [
+        "ratio: time of F.conv2d / time of handconv in the same layout; above 1 handconv is "
+        "faster.",
+        "GFLOP/s: handconv's quickest call, taps in the padding counted. error: relative L2 "
+        "against F.conv2d in float64. NHWC: channels_last.",
+    ]
+    share = context.ceilings.cpu_share
+    if share < IDLE_SHARE:
+        notes.append(
+            f"The machine was busy: the threads got {share:.0%} of their time. Measure again."
+        )
+    if any(m.page_faults for m in measurements):
+        notes.append("+: a result above 32 MiB; each call, of either side, faults its pages in.")
+    if any(_calls(m, context).endswith("*") for m in measurements):
+        notes.append(f"*: fewer than {context.limits.calls} calls of each, for want of time.")
+    if any(m.times(name) is None for m in measurements for name in m.results):
+        notes.append("wrong: too far from the float64 result, so not timed.")
+    return notes
+
+
+def _summary(measurements: Sequence[Measurement], dtype: torch.dtype) -> Table:
+    """Geometric means by family, one column for each layout and slot."""
+    columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements))
+    columns.sort(key=lambda column: (column[0] != "nchw", SLOTS.index(column[1])))
+    table = Table(
+        title=f"{dtype_name(dtype)}: ratio of minima, geometric mean (lowest to highest layer)",
+        title_style="bold",
+        title_justify="left",
+    )
+    table.add_column("family", no_wrap=True)
+    table.add_column("\nlayers", justify="right")
+    for layout, slot in columns:
+        table.add_column(f"{LAYOUT_TITLES[layout]}\n{SLOT_TITLES[slot]}", justify="right")
+    for family in families_of(measurements):
+        _add_summary(table, family, [m for m in measurements if m.family == family], columns)
+    table.add_section()
+    _add_summary(table, "all", measurements, columns)
+    return table
+
+
+def _add_summary(
+    table: Table,
+    name: str,
+    members: Sequence[Measurement],
+    columns: Sequence[tuple[str, str]],
+) -> None:
+    cells = [summarize(m for m in members if (m.layout, m.slot) == column) for column in columns]
+    table.add_row(name, str(len({m.case for m in members})), *map(_summary_cell, cells))
+
+
+def _summary_cell(summary: Summary | None) -> Text:
+    if summary is None:
+        return _ratio(None)
+    cell = _ratio(summary.mean)
+    if summary.count > 1:
+        cell.append(f" ({summary.lowest:.2f} to {summary.highest:.2f})", style="dim")
+    return cell
+
+
+def significant(value: float) -> str:
+    """Three significant digits without an exponent: 0.00123, 1.23, 123, 1234."""
+    decimals = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+def print_overhead(console: Console, found: Iterable[Overhead]) -> None:
+    table = Table(
+        title="Cost of a call, microseconds (median)", title_style="bold", title_justify="left"
+    )
+    for column in ("input", "what"):
+        table.add_column(column, no_wrap=True)
+    for column in (HANDCONV, RIVAL, "difference", "calls of each"):
+        table.add_column(column, justify="right")
+    for row in found:
+        table.add_row(
+            row.case,
+            row.what,
+            f"{row.handconv:.2f}",
+            f"{row.rival:.2f}",
+            f"{row.difference:+.2f}",
+            str(row.calls),
+        )
+    console.print(table)
