@@ -53,7 +53,7 @@ def im2col(
             "Expected 3D (unbatched) or 4D (batched) input to im2col with at least one channel and "
             f"one pixel, but got input of size: {list(input.shape)}"
         )
-    sliding = _Sliding.checked(kernel_size, dilation, padding, stride)
+    sliding = Sliding.checked(kernel_size, dilation, padding, stride)
     counts = sliding.counts(input.shape[-2:])
     vertical, horizontal = sliding.padding
     padded = F.pad(input, (horizontal, horizontal, vertical, vertical))
@@ -92,8 +92,8 @@ def col2im(
             "Expected 2D (unbatched) or 3D (batched) input to col2im with at least one row and one "
             f"column, but got input of size: {list(input.shape)}"
         )
-    sliding = _Sliding.checked(kernel_size, dilation, padding, stride)
-    height, width = image_size = _pair("output_size", output_size, least=1)
+    sliding = Sliding.checked(kernel_size, dilation, padding, stride)
+    height, width = image_size = checked_pair("output_size", output_size, least=1)
     counts = sliding.counts(image_size)
     kernel_area = sliding.kernel_size[0] * sliding.kernel_size[1]
     if input.shape[-2] % kernel_area != 0:
@@ -118,7 +118,7 @@ def col2im(
     return padded[..., vertical : vertical + height, horizontal : horizontal + width].contiguous()
 
 
-class _Sliding(NamedTuple):
+class Sliding(NamedTuple):
     """How a window slides over an image: pairs (vertical, horizontal)."""
 
     kernel_size: Pair
@@ -133,12 +133,12 @@ class _Sliding(NamedTuple):
         dilation: IntOrPair,
         padding: IntOrPair,
         stride: IntOrPair,
-    ) -> "_Sliding":
+    ) -> "Sliding":
         return cls(
-            _pair("kernel_size", kernel_size, least=1),
-            _pair("dilation", dilation, least=1),
-            _pair("padding", padding, least=0),
-            _pair("stride", stride, least=1),
+            checked_pair("kernel_size", kernel_size, least=1),
+            checked_pair("dilation", dilation, least=1),
+            checked_pair("padding", padding, least=0),
+            checked_pair("stride", stride, least=1),
         )
 
     def counts(self, image_size: Sequence[int]) -> Pair:
@@ -158,7 +158,7 @@ class _Sliding(NamedTuple):
         return list(product(rows, columns))
 
 
-def _pair(name: str, value: IntOrPair, least: int) -> Pair:
+def checked_pair(name: str, value: IntOrPair, least: int) -> Pair:
     values = tuple(map(index, value)) if isinstance(value, Iterable) else (index(value),) * 2
     if len(values) != 2:
         raise RuntimeError(f"{name} should be an integer or a pair of integers, but got {value}")
