@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def _best_time(call: Call, seconds: float) -> float:
 
 def describe_machine() -> dict[str, Any]:
     return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "processor": _processor_name(),
         "logical_cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),

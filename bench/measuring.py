@@ -218,10 +218,8 @@ def measure(
     limits: Limits,
     clock: Clock = wall_clock,
 ) -> dict[str, Result]:
-    """Checks what each contender answers and times those that are right."""
+    """Checks what each contender answers, which warms it up too, and times those that are right."""
     errors = {name: relative_error(call(), expected) for name, call in calls.items()}
     right = {name: call for name, call in calls.items() if errors[name] <= TOLERANCES[dtype]}
-    for call in right.values():
-        call()
     times = race(right, limits, clock) if right else {}
     return {name: Result(errors[name], times.get(name)) for name in calls}

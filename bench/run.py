@@ -12,7 +12,6 @@ import fnmatch
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def quick_selection(cases: Sequence[Case]) -> list[Case]:
 
 def choose_limits(options: argparse.Namespace) -> Limits:
     if options.quick:
-        return Limits(calls=options.repeats or 10, enough=0.02, most=0.4)
+        return Limits(calls=options.repeats or 10, enough=0.02, most=0.4, fewest=1)
     return Limits(calls=options.repeats or 30)
 
 
@@ -129,7 +128,6 @@ def as_json(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "options": {key: value for key, value in vars(options).items() if key != "output"},
         "machine": machine,
         "ceilings": {

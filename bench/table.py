@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from cases import SLOTS
+from cases import LAYOUTS, SLOTS
 from machine import Ceilings
 from measuring import HANDCONV, RIVAL, Limits, Measurement, Summary, Times, dtype_name, summarize
 from overhead import Overhead
@@ -67,14 +67,22 @@ def print_measurements(
     for dtype in dict.fromkeys(m.dtype for m in measurements):
         chosen = [m for m in measurements if m.dtype == dtype]
         table = _detail(chosen, context, COLUMNS)
-        if Width.get(console, console.options, table).maximum > console.width:
+        if not _fits(console, table):
             table = _detail(chosen, context, [c for c in COLUMNS if c.essential])
         console.print(table)
         for note in _notes(chosen, context):
             console.print(note, style="dim")
+        summary = _summary(chosen, dtype, with_range=True)
+        if not _fits(console, summary):
+            summary = _summary(chosen, dtype, with_range=False)
         console.print()
-        console.print(_summary(chosen, dtype))
+        console.print(summary)
         console.print()
+
+
+def _fits(console: Console, table: Table) -> bool:
+    unlimited = console.options.update(max_width=1000)
+    return Width.get(console, unlimited, table).maximum <= console.width
 
 
 def _detail(
@@ -182,41 +190,38 @@ def _notes(measurements: Sequence[Measurement], context: Context) -> list[str]:
     return notes
 
 
-def _summary(measurements: Sequence[Measurement], dtype: torch.dtype) -> Table:
+def _summary(measurements: Sequence[Measurement], dtype: torch.dtype, with_range: bool) -> Table:
     """Geometric means by family, one column for each layout and slot."""
     columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements))
-    columns.sort(key=lambda column: (column[0] != "nchw", SLOTS.index(column[1])))
+    columns.sort(key=lambda column: (LAYOUTS.index(column[0]), SLOTS.index(column[1])))
+    range_title = " (lowest to highest layer)" if with_range else ""
     table = Table(
-        title=f"{dtype_name(dtype)}: ratio of minima, geometric mean (lowest to highest layer)",
+        title=f"{dtype_name(dtype)}: ratio of minima, geometric mean{range_title}",
         title_style="bold",
         title_justify="left",
     )
     table.add_column("family", no_wrap=True)
     table.add_column("\nlayers", justify="right")
     for layout, slot in columns:
-        table.add_column(f"{LAYOUT_TITLES[layout]}\n{SLOT_TITLES[slot]}", justify="right")
-    for family in families_of(measurements):
-        _add_summary(table, family, [m for m in measurements if m.family == family], columns)
-    table.add_section()
-    _add_summary(table, "all", measurements, columns)
+        title = f"{LAYOUT_TITLES[layout]}\n{SLOT_TITLES[slot]}"
+        table.add_column(title, justify="right", no_wrap=with_range)
+    groups = {f: [m for m in measurements if m.family == f] for f in families_of(measurements)}
+    for name, members in (*groups.items(), ("all", measurements)):
+        if name == "all":
+            table.add_section()
+        cells = [
+            _summary_cell(summarize(m for m in members if (m.layout, m.slot) == column), with_range)
+            for column in columns
+        ]
+        table.add_row(name, str(len({m.case for m in members})), *cells)
     return table
 
 
-def _add_summary(
-    table: Table,
-    name: str,
-    members: Sequence[Measurement],
-    columns: Sequence[tuple[str, str]],
-) -> None:
-    cells = [summarize(m for m in members if (m.layout, m.slot) == column) for column in columns]
-    table.add_row(name, str(len({m.case for m in members})), *map(_summary_cell, cells))
-
-
-def _summary_cell(summary: Summary | None) -> Text:
+def _summary_cell(summary: Summary | None, with_range: bool) -> Text:
     if summary is None:
         return _ratio(None)
     cell = _ratio(summary.mean)
-    if summary.count > 1:
+    if with_range and summary.count > 1:
         cell.append(f" ({summary.lowest:.2f} to {summary.highest:.2f})", style="dim")
     return cell
 

@@ -201,7 +201,10 @@ def test_run_writes_table_json_and_pictures(
         assert text in printed
 
     found = json.loads((tmp_path / "cpu-quick.json").read_text())
-    assert found["machine"]["torch"] == torch.__version__
+    machine = found["machine"]
+    assert machine["torch"] == torch.__version__
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["date"] and machine["processor"] and machine["handconv_build"]
     assert set(found["ceilings"]["gflops"]) == set(dtypes)
     assert len(found["families"]) == len(found["measurements"]) == 12
     kernels = {row.name for row in handconv.kernels()}
