@@ -15,10 +15,7 @@ bench:
 	$(BIN)/python bench/run.py
 
 lint:
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+	.ci/lint
 
 format:
 	$(BIN)/ruff check --fix .

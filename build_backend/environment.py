@@ -122,14 +122,17 @@ def check_compiler() -> str:
 def check_python_headers() -> None:
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         stop(
-            "Python.h not found; install Python's headers, for example: apt-get install python3-dev"
+            "no Python.h found; install Python's headers, for example: apt-get install python3-dev"
         )
 
 
 def check_ninja() -> None:
-    """Stop if there is no ninja; one beside the running Python counts, also when not activated."""
+    """Put the ninja that was installed with this Python, if there is one, first on PATH.
+
+    pip does not need the environment to be activated, and a change of ninja recompiles everything.
+    """
     scripts = sysconfig.get_path("scripts")
-    if shutil.which("ninja") is None and shutil.which("ninja", path=scripts):
+    if shutil.which("ninja", path=scripts):
         os.environ["PATH"] = scripts + os.pathsep + os.environ["PATH"]
-    if shutil.which("ninja") is None:
+    elif shutil.which("ninja") is None:
         stop("no ninja found; try: pip install ninja")
