@@ -1,2 +1,18 @@
-#include "cpu/kernels.h"
-namespace handconv { KernelList baseline_kernels() { return {nullptr, nullptr}; } }
+
+
+#include "cpu/unit.h"
+
+
+#define HANDCONV_ISA_NAME "baseline"
+
+namespace handconv {
+namespace baseline {
+#include "cpu/simd_baseline.h"
+#include "cpu/all_kernels.h"
+}  // namespace baseline
+
+KernelList baseline_kernels() {
+  return {std::begin(baseline::kRows), std::end(baseline::kRows)};
+}
+
+}  // namespace handconv

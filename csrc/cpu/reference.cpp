@@ -130,7 +130,10 @@ using PlaneFunction = void (*)(const Tensors<T>&, std::int64_t, std::int64_t);
 // One item of work for every pair of leading indices of what is filled.
 template <class T>
 void for_planes(const Tensors<T>& tensors, std::int64_t outer, std::int64_t inner, PlaneFunction<T> fill) {
-  parallel_for(outer * inner, [&](std::int64_t item, int) { fill(tensors, item / inner, item % inner); });
+  const Geometry& g = tensors.geometry;
+  const std::int64_t multiply_adds =
+      g.batch * g.output_area() * g.out_channels * g.in_channels_per_group() * g.kernel_area();
+  parallel_for(outer * inner, multiply_adds / (outer * inner), [&](std::int64_t item, int) { fill(tensors, item / inner, item % inner); });
 }
 
 void run_reference(const Problem& problem, const Buffers& buffers, const Workspace&) {

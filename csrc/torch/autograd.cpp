@@ -45,26 +45,92 @@ at::Tensor in_format(const at::Tensor& gradient, at::MemoryFormat format) {
   return gradient.suggest_memory_format() == format ? gradient : gradient.contiguous(format);
 }
 
-struct Conv2dBackward : public torch::autograd::Node {
+// What the gradients of one call are computed from. The tensors of the operands are undefined where no gradient needs them.
+struct BackwardState {
   Algorithm algorithm;
   Slot filled;
   Window window;
-  std::array<Pair, kSlotCount> sizes;  // spatial size of y, x and w
-  std::array<at::MemoryFormat, kSlotCount> formats{};  // of the two operands
+  std::array<Pair, kSlotCount> sizes;                      // spatial size of y, x and w
+  std::array<at::MemoryFormat, kSlotCount> formats{};      // of the two operands
+  std::array<bool, 3> wanted{};                            // gradients of the two operands and of the bias
+};
+
+template <class State, class Visit>
+void visit_symbols(State& state, Visit visit) {
+  for (auto& pair : state.sizes) {
+    for (auto& symbol : pair) visit(symbol);
+  }
+  for (auto* pair : {&state.window.stride, &state.window.padding, &state.window.dilation}) {
+    for (auto& symbol : *pair) visit(symbol);
+  }
+  visit(state.window.groups);
+}
+
+at::Tensor gradient_of(const BackwardState& state, const Operands& saved, Slot wanted, Slot other, const at::Tensor& g) {
+  const Pair& size = state.sizes[static_cast<int>(wanted)];
+  Call call{state.algorithm, wanted, {}, std::nullopt, size, state.window};
+  call.operands[state.filled] = g;
+  call.operands[other] = saved[other];
+  at::Tensor gradient = dispatch(call);
+  if (wanted == Slot::kOutput && spatial_size(gradient) != size) {
+    // x was larger than y's natural counterpart (output_padding): y has no elements for the windows at the end.
+    gradient = gradient.narrow_symint(2, 0, size[0]).narrow_symint(3, 0, size[1]);
+  }
+  return in_format(gradient, state.formats[static_cast<int>(wanted)]);
+}
+
+variable_list gradients_of(const BackwardState& state, const Operands& saved, const at::Tensor& g) {
+  variable_list results(3);
+  if (!g.defined()) return results;
+  const auto [first, second] = operand_slots(state.filled);
+  if (state.wanted[0]) results[0] = gradient_of(state, saved, first, second, g);
+  if (state.wanted[1]) results[1] = gradient_of(state, saved, second, first, g);
+  if (state.wanted[2]) results[2] = channel_sum(state.algorithm, g);
+  return results;
+}
+
+// Compiled autograd records the backward as one function of values, which it calls while it traces: this is that function, and these
+// two are how its arguments travel.
+std::vector<at::IValue> pack(const BackwardState& state, const Operands& saved) {
+  torch::dynamo::autograd::PackedArgs args;
+  std::vector<int64_t> numbers{static_cast<int64_t>(state.algorithm), static_cast<int64_t>(state.filled)};
+  for (const auto format : state.formats) numbers.push_back(static_cast<int64_t>(format));
+  for (const bool wanted : state.wanted) numbers.push_back(wanted);
+  std::vector<at::SymInt> symbols;
+  visit_symbols(state, [&](const c10::SymInt& symbol) { symbols.push_back(symbol); });
+  args.pack(numbers);
+  args.pack(symbols);
+  for (const auto& tensor : saved.tensors) args.pack(tensor);
+  return args.vec();
+}
+
+variable_list gradients_from_packed(const variable_list& gradients, const std::vector<at::IValue>& values) {
+  torch::dynamo::autograd::PackedArgs args(values);
+  const auto numbers = args.unpack<std::vector<int64_t>>();
+  auto number = numbers.begin();
+  BackwardState state;
+  state.algorithm = static_cast<Algorithm>(*number++);
+  state.filled = static_cast<Slot>(*number++);
+  for (auto& format : state.formats) format = static_cast<at::MemoryFormat>(*number++);
+  for (auto& wanted : state.wanted) wanted = *number++ != 0;
+  const auto symbols = args.unpack<std::vector<at::SymInt>>();
+  auto symbol = symbols.begin();
+  visit_symbols(state, [&](c10::SymInt& target) { target = *symbol++; });
+  Operands saved;
+  for (auto& tensor : saved.tensors) tensor = args.unpack<at::Tensor>();
+  return gradients_of(state, saved, gradients[0]);
+}
+
+struct Conv2dBackward : public torch::autograd::Node {
+  BackwardState state;
   std::array<SavedVariable, kSlotCount> saved;
 
-  std::string name() const override {
-    return std::string("Handconv") + operation_name(filled);
-  }
+  std::string name() const override { return std::string("Handconv") + operation_name(state.filled); }
 
   variable_list apply(variable_list&& gradients) override {
-    variable_list results(num_outputs());
-    const at::Tensor& g = gradients[0];
-    if (!g.defined()) return results;
-    const auto [first, second] = operand_slots(filled);
-    if (task_should_compute_output(0)) results[0] = gradient_of(first, second, g);
-    if (task_should_compute_output(1)) results[1] = gradient_of(second, first, g);
-    if (num_outputs() == 3 && task_should_compute_output(2)) results[2] = channel_sum(algorithm, g);
+    note_what_is_wanted();
+    variable_list results = gradients_of(state, unpack_saved(), gradients[0]);
+    results.resize(num_outputs());
     return results;
   }
 
@@ -73,46 +139,50 @@ struct Conv2dBackward : public torch::autograd::Node {
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    args.collect(static_cast<int64_t>(algorithm));
-    args.collect(static_cast<int64_t>(filled));
-    for (const auto format : formats) args.collect(static_cast<int64_t>(format));
+    args.collect(static_cast<int64_t>(state.algorithm));
+    args.collect(static_cast<int64_t>(state.filled));
+    for (const auto format : state.formats) args.collect(static_cast<int64_t>(format));
     for (const auto& variable : saved) args.collect(variable, false);
-    visit_symbols(*this, [&](const c10::SymInt& symbol) { args.collect(symbol); });
+    visit_symbols(state, [&](const c10::SymInt& symbol) { args.collect(symbol); });
   }
 
   variable_list apply_with_saved(const variable_list& gradients,
                                  torch::dynamo::autograd::SwapSavedVariables& swapped) override {
+    namespace compiled = torch::dynamo::autograd;
+    note_what_is_wanted();
     for (auto& variable : saved) swapped.before(variable);
-    visit_symbols(*this, [&](c10::SymInt& symbol) { swapped.before(symbol); });
-    variable_list results = apply(variable_list(gradients));
+    visit_symbols(state, [&](c10::SymInt& symbol) { swapped.before(symbol); });
+
+    const auto arguments = pack(state, unpack_saved());
+    std::vector<at::TypePtr> schema;
+    for (const auto& value : arguments) {
+      schema.push_back(value.isTensor() ? at::TypePtr(at::TensorType::get()) : value.type());
+    }
+    const auto edges = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+        compiled::get_input_metadata(next_edges()));
+    const auto& compiler = compiled::getPyCompilerInterface();
+    const auto function =
+        compiler->bind_function(swapped.get_py_compiler(), name(), gradients_from_packed, schema,
+                                /*is_custom_function=*/true, /*is_traceable=*/true);
+    variable_list results = compiler->call_function(swapped.get_py_compiler(), "apply_functional", function,
+                                                    gradients, arguments, edges);
+
     for (auto& variable : saved) swapped.after(variable);
-    visit_symbols(*this, [&](c10::SymInt& symbol) { swapped.after(symbol); });
+    visit_symbols(state, [&](c10::SymInt& symbol) { swapped.after(symbol); });
     return results;
   }
 
  private:
-  template <class Self, class Visit>
-  static void visit_symbols(Self& self, Visit visit) {
-    for (auto& pair : self.sizes) {
-      for (auto& symbol : pair) visit(symbol);
+  void note_what_is_wanted() {
+    for (std::size_t i = 0; i < state.wanted.size(); ++i) {
+      state.wanted[i] = i < num_outputs() && task_should_compute_output(i);
     }
-    for (auto* pair : {&self.window.stride, &self.window.padding, &self.window.dilation}) {
-      for (auto& symbol : *pair) visit(symbol);
-    }
-    visit(self.window.groups);
   }
 
-  at::Tensor gradient_of(Slot wanted, Slot other, const at::Tensor& g) {
-    const Pair& size = sizes[static_cast<int>(wanted)];
-    Call call{algorithm, wanted, {}, std::nullopt, size, window};
-    call.operands[filled] = g;
-    call.operands[other] = saved[static_cast<int>(other)].unpack();
-    at::Tensor gradient = dispatch(call);
-    if (wanted == Slot::kOutput && spatial_size(gradient) != size) {
-      // x was larger than y's natural counterpart (output_padding): y has no elements for the windows at the end.
-      gradient = gradient.narrow_symint(2, 0, size[0]).narrow_symint(3, 0, size[1]);
-    }
-    return in_format(gradient, formats[static_cast<int>(wanted)]);
+  Operands unpack_saved() const {
+    Operands operands;
+    for (std::size_t i = 0; i < saved.size(); ++i) operands.tensors[i] = saved[i].unpack();
+    return operands;
   }
 };
 
@@ -164,11 +234,11 @@ auto make_backward_node(const Call& call) {
   auto node = make_node<Conv2dBackward>();
   node->set_next_edges(call.bias ? torch::autograd::collect_next_edges(a, b, *call.bias)
                                  : torch::autograd::collect_next_edges(a, b));
-  node->algorithm = call.algorithm;
-  node->filled = call.filled;
-  node->window = call.window;
+  node->state.algorithm = call.algorithm;
+  node->state.filled = call.filled;
+  node->state.window = call.window;
   for (const auto slot : {first, second}) {
-    node->formats[static_cast<int>(slot)] = call.operands[slot].suggest_memory_format();
+    node->state.formats[static_cast<int>(slot)] = call.operands[slot].suggest_memory_format();
   }
   if (node->should_compute_output(1)) node->saved[static_cast<int>(first)] = SavedVariable(a, false);
   if (node->should_compute_output(0)) node->saved[static_cast<int>(second)] = SavedVariable(b, false);
@@ -186,7 +256,7 @@ at::Tensor conv2d_autograd(const Call& call) {
   if (requires_grad(call)) node = make_backward_node(call);
   at::Tensor result = below_autograd(call);
   if (node) {
-    node->sizes = spatial_sizes(call, result);
+    node->state.sizes = spatial_sizes(call, result);
     torch::autograd::set_history(result, node);
   }
   const at::Tensor tangent = result_tangent(call, result);

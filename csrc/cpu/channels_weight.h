@@ -1,0 +1,280 @@
+// The weight gradient of channels_last images: sums over pixels of products of channels, with the pixels of y and x read in place.
+// Every sum is made of partial sums over blocks of rows of y of a sample, whose extent follows from the shape alone, and the partial
+// sums are added in order: so the result depends neither on threads nor on timing, and rounding grows with the number of blocks
+// rather than of pixels.
+
+// Rows of y whose pixels make one partial sum: enough of them to amortise adding a tile to the totals.
+inline std::int64_t rows_per_partial_sum(const Axis& width) {
+  constexpr std::int64_t kPixels = 448;
+  return (kPixels + width.output - 1) / width.output;
+}
+
+// visit(first, last) for the blocks of rows of y, cut to those in `inside`.
+template <class Visit>
+inline void for_row_blocks(const Geometry& geometry, const Range& inside, const Visit& visit) {
+  const std::int64_t block = rows_per_partial_sum(geometry.width);
+  for (std::int64_t first = inside.first; first < inside.last; first += block) {
+    visit(first, first + block < inside.last ? first + block : inside.last);
+  }
+}
+
+// The input position that output position `out` sees through tap `k`.
+inline std::int64_t input_position(const Axis& axis, std::int64_t out, std::int64_t k) {
+  return out * axis.stride - axis.padding + k * axis.dilation;
+}
+
+template <class T>
+inline T* weight_element(const Problem& problem, const Buffers& buffers, std::int64_t oc, std::int64_t ic,
+                         std::int64_t kh, std::int64_t kw) {
+  const WeightStrides& strides = problem.w_strides;
+  return static_cast<T*>(buffers.w) + oc * strides.out_channel + ic * strides.in_channel + kh * strides.row +
+         kw * strides.column;
+}
+
+// direct.channels: lanes are output channels, rows of the tile input channels.
+template <class T>
+class ChannelsWeightKernel {
+ public:
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem& problem) {
+    const Geometry& g = problem.geometry;
+    const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(C); };
+    const std::int64_t images = packs(problem) ? images_elements(g) : 0;
+    return {bytes(images), bytes(g.width.kernel * kMostRows * LaneBlocks<C>::kFull)};
+  }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    ChannelsWeightKernel(problem, buffers, workspace).run_all();
+  }
+
+ private:
+  static constexpr int kMostRows = 14;
+
+  ChannelsWeightKernel(const Problem& problem, const Buffers& buffers, const Workspace& workspace)
+      : problem_(problem),
+        g_(problem.geometry),
+        buffers_(buffers),
+        workspace_(workspace),
+        blocks_{g_.out_channels_per_group()} {}
+
+  static bool packs(const Problem& problem) { return !is_pixel_image<T>(problem.x_strides()); }
+  static std::int64_t images_elements(const Geometry& g) {
+    return g.batch * (g.in_channels * g.input_area() + g.out_channels * g.output_area());
+  }
+
+  void run_all() {
+    C* scratch = workspace_.shared<C>();
+    x_ = as_pixel_image<T>(buffers_.x, problem_.x_strides(), g_.batch, g_.in_channels, g_.height.input, g_.width.input,
+                           scratch);
+    y_ = as_pixel_image<T>(buffers_.y, problem_.y_strides(), g_.batch, g_.out_channels, g_.height.output,
+                           g_.width.output, scratch + g_.batch * g_.in_channels * g_.input_area());
+    for (std::int64_t block = 0; block < blocks_.count(); ++block) {
+      visit_vectors(blocks_.vectors(block), [&](auto vectors) {
+        constexpr int V = decltype(vectors)::value;
+        if (g_.in_channels_per_group() == 1) {
+          run_block<1, V>(block);
+        } else {
+          run_block<kTileRows<V>, V>(block);
+        }
+      });
+    }
+  }
+
+  template <int R, int V>
+  void run_block(std::int64_t block) const {
+    const std::int64_t channel_tiles = (g_.in_channels_per_group() + R - 1) / R;
+    const std::int64_t items = g_.groups * channel_tiles * g_.height.kernel;
+    const std::int64_t cost = g_.batch * g_.output_area() * g_.width.kernel * R * V * kLanes<C>;
+    parallel_for(items, cost, [&](std::int64_t item, int thread) {
+      const std::int64_t kh = item % g_.height.kernel, tile = item / g_.height.kernel % channel_tiles;
+      const std::int64_t group = item / g_.height.kernel / channel_tiles;
+      fill_row_of_taps<R, V>(group, block, tile * R, kh, workspace_.of_thread<C>(thread));
+    });
+  }
+
+  // w[oc of the block, ic .. ic + R, kh, all kw]
+  template <int R, int V>
+  void fill_row_of_taps(std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t kh, C* totals) const {
+    constexpr std::int64_t kTileElements = R * V * kLanes<C>;
+    for (std::int64_t i = 0; i < g_.width.kernel * kTileElements; ++i) totals[i] = 0;
+    const Range rows = outputs_inside(g_.height, kh);
+    for (std::int64_t n = 0; n < g_.batch; ++n) {
+      for_row_blocks(g_, rows, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t kw = 0; kw < g_.width.kernel; ++kw) {
+          add_partial_sum<R, V>(group, block, ic, n, kh, kw, {first, last}, totals + kw * kTileElements);
+        }
+      });
+    }
+    store_totals<R, V>(group, block, ic, kh, totals);
+  }
+
+  template <int R, int V>
+  void add_partial_sum(std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t n, std::int64_t kh,
+                       std::int64_t kw, Range rows, C* totals) const {
+    const Range columns = outputs_inside(g_.width, kw);
+    const std::int64_t count = columns.last - columns.first, lanes = blocks_.size(block);
+    if (count == 0) return;
+    const std::int64_t channels = g_.in_channels_per_group();
+    const C* x = x_.data + n * x_.sample + input_position(g_.width, columns.first, kw) * x_.column + group * channels;
+    const C* y = y_.data + n * y_.sample + columns.first * y_.column + group * g_.out_channels_per_group() +
+                 blocks_.first(block);
+    Tile<C, R, V> tile;
+    tile.start_at_zero();
+    const auto add_rows = [&](auto load_panel) __attribute__((always_inline)) {
+      for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
+        const C* line = x + input_position(g_.height, oh, kh) * x_.row;
+        const C* pixels[R];
+        // Rows of the tile past the last channel repeat it; they are not stored.
+        for (int r = 0; r < R; ++r) pixels[r] = line + (ic + r < channels ? ic + r : channels - 1);
+        accumulate(tile, pixels, g_.width.stride * x_.column, y + oh * y_.row, y_.column, count, load_panel);
+      }
+    };
+    if (lanes == V * kLanes<C>) {
+      add_rows(FullPanel<C>{});
+    } else {
+      add_rows(TailPanel<C>{mask_between<C>(0, lanes - (V - 1) * kLanes<C>)});
+    }
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < V; ++v) {
+        C* total = totals + (r * V + v) * kLanes<C>;
+        store(total, load(total) + tile.sums[r][v]);
+      }
+    }
+  }
+
+  template <int R, int V>
+  void store_totals(std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t kh, const C* totals) const {
+    const std::int64_t lanes = blocks_.size(block), rest = g_.in_channels_per_group() - ic;
+    const std::int64_t first_oc = group * g_.out_channels_per_group() + blocks_.first(block);
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+      for (std::int64_t r = 0; r < R && r < rest; ++r) {
+        for (std::int64_t kw = 0; kw < g_.width.kernel; ++kw) {
+          *weight_element<T>(problem_, buffers_, first_oc + lane, ic + r, kh, kw) =
+              from_compute<T>(totals[((kw * R + r) * V) * kLanes<C> + lane]);
+        }
+      }
+    }
+  }
+
+  const Problem& problem_;
+  const Geometry& g_;
+  const Buffers& buffers_;
+  const Workspace& workspace_;
+  LaneBlocks<C> blocks_;
+  PixelImage<C> x_{}, y_{};
+};
+
+// direct.depthwise: lanes are channels, and the sums of up to K taps of a row of the kernel are kept in registers.
+template <class T>
+class DepthwiseWeightKernel {
+ public:
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem&) { return {}; }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace&) {
+    const std::int64_t taps = problem.geometry.width.kernel;
+    if (taps == 1) return run_all<1>(problem, buffers);
+    if (taps <= 3) return run_all<3>(problem, buffers);
+    if (taps <= 5) return run_all<5>(problem, buffers);
+    run_all<7>(problem, buffers);
+  }
+
+ private:
+  static constexpr int V = 2;
+  static constexpr std::int64_t kBlock = V * kLanes<C>;
+
+  // A row of K taps from tap (kh, kw) on, for one block of lanes.
+  template <int K>
+  struct Item {
+    std::int64_t channel, lanes, kh, kw;
+    int taps;          // of K, that exist
+    Range columns[K];  // outputs inside through each tap
+    Range interior;    // outputs inside through all of them
+    Mask<C> masks[V];
+  };
+
+  template <int K>
+  static void run_all(const Problem& problem, const Buffers& buffers) {
+    const Geometry& g = problem.geometry;
+    const std::int64_t blocks = (g.groups + kBlock - 1) / kBlock, tap_blocks = (g.width.kernel + K - 1) / K;
+    parallel_for(blocks * g.height.kernel * tap_blocks, g.batch * g.output_area() * K * kBlock,
+                 [&](std::int64_t index, int) {
+                   const std::int64_t tap_block = index % tap_blocks, kh = index / tap_blocks % g.height.kernel;
+                   const std::int64_t block = index / tap_blocks / g.height.kernel;
+                   fill_taps(problem, buffers, make_item<K>(g, block * kBlock, kh, tap_block * K));
+                 });
+  }
+
+  template <int K>
+  static Item<K> make_item(const Geometry& g, std::int64_t channel, std::int64_t kh, std::int64_t kw) {
+    Item<K> item;
+    item.channel = channel;
+    item.lanes = g.groups - channel < kBlock ? g.groups - channel : kBlock;
+    item.kh = kh;
+    item.kw = kw;
+    item.taps = static_cast<int>(g.width.kernel - kw < K ? g.width.kernel - kw : K);
+    item.interior = {0, g.width.output};
+    for (int k = 0; k < K; ++k) {
+      item.columns[k] = k < item.taps ? outputs_inside(g.width, kw + k) : Range{0, 0};
+      if (item.columns[k].first > item.interior.first) item.interior.first = item.columns[k].first;
+      if (item.columns[k].last < item.interior.last) item.interior.last = item.columns[k].last;
+    }
+    if (item.interior.last < item.interior.first) item.interior = {g.width.output, g.width.output};
+    for (int v = 0; v < V; ++v) item.masks[v] = mask_between<C>(0, item.lanes - v * kLanes<C>);
+    return item;
+  }
+
+  template <int K>
+  static void fill_taps(const Problem& problem, const Buffers& buffers, const Item<K>& item) {
+    const Geometry& g = problem.geometry;
+    const ImageStrides xs = problem.x_strides(), ys = problem.y_strides();
+    const std::int64_t first_input = input_position(g.width, 0, item.kw);
+    const T* x = static_cast<const T*>(buffers.x) + first_input * xs.column + item.channel;
+    const T* y = static_cast<const T*>(buffers.y) + item.channel;
+    Tile<C, K, V> totals;
+    totals.start_at_zero();
+    for (std::int64_t n = 0; n < g.batch; ++n) {
+      for_row_blocks(g, outputs_inside(g.height, item.kh), [&](std::int64_t first, std::int64_t last) {
+        Tile<C, K, V> tile;
+        tile.start_at_zero();
+        for (std::int64_t oh = first; oh < last; ++oh) {
+          const T* x_line = x + n * xs.sample + input_position(g.height, oh, item.kh) * xs.row;
+          const T* y_line = y + n * ys.sample + oh * ys.row;
+          add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column, {0, item.interior.first});
+          add_columns<K, false>(tile, item, g, x_line, xs.column, y_line, ys.column, item.interior);
+          add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
+                               {item.interior.last, g.width.output});
+        }
+        for (int k = 0; k < K; ++k) {
+          for (int v = 0; v < V; ++v) totals.sums[k][v] += tile.sums[k][v];
+        }
+      });
+    }
+    for (int k = 0; k < item.taps; ++k) {
+      for (std::int64_t lane = 0; lane < item.lanes; ++lane) {
+        *weight_element<T>(problem, buffers, item.channel + lane, 0, item.kh, item.kw + k) =
+            from_compute<T>(totals.sums[k][lane / kLanes<C>][lane % kLanes<C>]);
+      }
+    }
+  }
+
+  template <int K, bool kChecked>
+  static inline __attribute__((always_inline)) void add_columns(Tile<C, K, V>& tile, const Item<K>& item,
+                                                                const Geometry& g, const T* x, std::int64_t x_column,
+                                                                const T* y, std::int64_t y_column, Range columns) {
+    for (std::int64_t ow = columns.first; ow < columns.last; ++ow) {
+      Vector<C> cotangent[V];
+      for (int v = 0; v < V; ++v) cotangent[v] = load_masked(y + ow * y_column + v * kLanes<C>, item.masks[v]);
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) {
+        if (kChecked && (ow < item.columns[k].first || ow >= item.columns[k].last)) continue;
+        const T* pixel = x + (ow * g.width.stride + k * g.width.dilation) * x_column;
+        for (int v = 0; v < V; ++v) {
+          tile.sums[k][v] = fma(load_masked(pixel + v * kLanes<C>, item.masks[v]), cotangent[v], tile.sums[k][v]);
+        }
+      }
+    }
+  }
+};

@@ -1,0 +1,16 @@
+// Who takes which problem: the table's predicates, the same for every instruction set. Each returns the reason of a refusal, or null.
+#pragma once
+
+#include "table.h"
+
+namespace handconv {
+
+// What a kernel cannot do.
+Refusal never_refuse(const Problem& problem);
+Refusal needs_nchw(const Problem& problem);
+Refusal needs_nhwc_and_depthwise(const Problem& problem);
+
+// What a later row does better.
+Refusal many_channels_per_group(const Problem& problem);
+
+}  // namespace handconv

@@ -1,0 +1,113 @@
+// Vectors of 256 bits, with FMA and F16C. Included inside a namespace, after every other header; see cpu/avx2.cpp.
+
+constexpr int kVectorBytes = 32;
+
+#include "cpu/simd.h"
+
+// All bits of a lane set, or none.
+template <class C>
+struct Mask {
+  __m256i lanes;
+};
+
+inline __m256i lane_numbers(float) {
+  return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+}
+inline __m256i lane_numbers(double) {
+  return _mm256_set_epi64x(3, 2, 1, 0);
+}
+
+// Lanes [first, last); both may lie outside the vector.
+template <class C>
+inline Mask<C> mask_between(std::int64_t first, std::int64_t last) {
+  const auto clamp = [](std::int64_t lane) {
+    return static_cast<int>(lane < 0 ? 0 : lane > kLanes<C> ? kLanes<C> : lane);
+  };
+  const __m256i lane = lane_numbers(C());
+  if constexpr (sizeof(C) == 4) {
+    const __m256i before = _mm256_cmpgt_epi32(_mm256_set1_epi32(clamp(first)), lane);
+    return {_mm256_andnot_si256(before, _mm256_cmpgt_epi32(_mm256_set1_epi32(clamp(last)), lane))};
+  } else {
+    const __m256i before = _mm256_cmpgt_epi64(_mm256_set1_epi64x(clamp(first)), lane);
+    return {_mm256_andnot_si256(before, _mm256_cmpgt_epi64(_mm256_set1_epi64x(clamp(last)), lane))};
+  }
+}
+
+// Bit i tells whether lane i is in the mask.
+inline int bits_of(Mask<float> mask) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(mask.lanes));
+}
+inline int bits_of(Mask<double> mask) {
+  return _mm256_movemask_pd(_mm256_castsi256_pd(mask.lanes));
+}
+
+inline Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+
+inline Vector<float> load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+inline Vector<double> load(const double* p) {
+  return _mm256_loadu_pd(p);
+}
+inline Vector<float> load(const BFloat16* p) {
+  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+inline Vector<float> load(const Float16* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+inline void store(float* p, Vector<float> value) {
+  _mm256_storeu_ps(p, value);
+}
+inline void store(double* p, Vector<double> value) {
+  _mm256_storeu_pd(p, value);
+}
+inline void store(Float16* p, Vector<float> value) {
+  const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bits);
+}
+inline void store(BFloat16* p, Vector<float> value) {
+  for (int lane = 0; lane < kLanes<float>; ++lane) p[lane] = from_compute<BFloat16>(value[lane]);
+}
+
+inline Vector<float> load_masked(const float* p, Mask<float> mask) {
+  return _mm256_maskload_ps(p, mask.lanes);
+}
+inline Vector<double> load_masked(const double* p, Mask<double> mask) {
+  return _mm256_maskload_pd(p, mask.lanes);
+}
+inline void store_masked(float* p, Vector<float> value, Mask<float> mask) {
+  _mm256_maskstore_ps(p, mask.lanes, value);
+}
+inline void store_masked(double* p, Vector<double> value, Mask<double> mask) {
+  _mm256_maskstore_pd(p, mask.lanes, value);
+}
+
+// Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched.
+template <class T>
+inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compute<T>> mask) {
+  if constexpr (sizeof(T) >= 4) {
+    if (step == 1) return load_masked(p, mask);
+  }
+  const int bits = bits_of(mask);
+  if (step == 1 && bits == (1 << kLanes<Compute<T>>)-1) return load(p);
+  return load_each(p, step, [=](int lane) { return bits >> lane & 1; });
+}
+
+// 16-bit elements have no masked instructions.
+template <class T>
+inline Vector<float> load_masked(const T* p, Mask<float> mask) {
+  return load_strided(p, 1, mask);
+}
+template <class T>
+inline void store_masked(T* p, Vector<float> value, Mask<float> mask) {
+  const int bits = bits_of(mask);
+  if (bits == (1 << kLanes<float>)-1) return store(p, value);
+  store_each(p, value, [=](int lane) { return bits >> lane & 1; });
+}

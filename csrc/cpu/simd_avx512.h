@@ -1,0 +1,100 @@
+// Vectors of 512 bits. Included inside a namespace, after every other header; see cpu/avx512.cpp.
+
+constexpr int kVectorBytes = 64;
+
+#include "cpu/simd.h"
+
+template <class C>
+struct MaskOf {
+  using type = __mmask16;
+};
+template <>
+struct MaskOf<double> {
+  using type = __mmask8;
+};
+template <class C>
+using Mask = typename MaskOf<C>::type;
+
+// Lanes [first, last); both may lie outside the vector.
+template <class C>
+inline Mask<C> mask_between(std::int64_t first, std::int64_t last) {
+  const auto below = [](std::int64_t lane) {
+    const std::int64_t clamped = lane < 0 ? 0 : lane > kLanes<C> ? kLanes<C> : lane;
+    return (1u << clamped) - 1;
+  };
+  return static_cast<Mask<C>>(below(last) & ~below(first));
+}
+
+inline Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+inline Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+
+inline Vector<float> load_masked(const float* p, Mask<float> mask) {
+  return _mm512_maskz_loadu_ps(mask, p);
+}
+inline Vector<double> load_masked(const double* p, Mask<double> mask) {
+  return _mm512_maskz_loadu_pd(mask, p);
+}
+inline Vector<float> load_masked(const BFloat16* p, Mask<float> mask) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+inline Vector<float> load_masked(const Float16* p, Mask<float> mask) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+}
+
+inline void store_masked(float* p, Vector<float> value, Mask<float> mask) {
+  _mm512_mask_storeu_ps(p, mask, value);
+}
+inline void store_masked(double* p, Vector<double> value, Mask<double> mask) {
+  _mm512_mask_storeu_pd(p, mask, value);
+}
+inline void store_masked(BFloat16* p, Vector<float> value, Mask<float> mask) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet_nan = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  const __m512i result = _mm512_mask_mov_epi32(rounded, is_nan, quiet_nan);
+  _mm256_mask_storeu_epi16(p, mask, _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16)));
+}
+inline void store_masked(Float16* p, Vector<float> value, Mask<float> mask) {
+  _mm256_mask_storeu_epi16(p, mask, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+template <class T>
+inline Vector<Compute<T>> load(const T* p) {
+  return load_masked(p, static_cast<Mask<Compute<T>>>(~0));
+}
+template <class T>
+inline void store(T* p, Vector<Compute<T>> value) {
+  store_masked(p, value, static_cast<Mask<Compute<T>>>(~0));
+}
+
+// Every second element from p on; elements of masked lanes, and those in between, are not touched.
+inline Vector<float> load_every_second(const float* p, Mask<float> mask) {
+  const unsigned spread = _pdep_u32(mask, 0x55555555u);
+  const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(spread), p);
+  const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(spread >> 16), p + 16);
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  return _mm512_permutex2var_ps(low, even, high);
+}
+inline Vector<double> load_every_second(const double* p, Mask<double> mask) {
+  const unsigned spread = _pdep_u32(mask, 0x5555u);
+  const __m512d low = _mm512_maskz_loadu_pd(static_cast<__mmask8>(spread), p);
+  const __m512d high = _mm512_maskz_loadu_pd(static_cast<__mmask8>(spread >> 8), p + 8);
+  return _mm512_permutex2var_pd(low, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), high);
+}
+
+// Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched.
+template <class T>
+inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compute<T>> mask) {
+  if (step == 1) return load_masked(p, mask);
+  if constexpr (sizeof(T) >= 4) {
+    if (step == 2) return load_every_second(p, mask);
+  }
+  return load_each(p, step, [=](int lane) { return mask >> lane & 1; });
+}

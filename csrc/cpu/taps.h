@@ -1,0 +1,86 @@
+// A convolution and its transpose as one thing: every element that is filled gathers source elements through a list of taps.
+//
+// Per axis, the filled positions fall into classes, and within a class everything is linear: the i-th position of a class is
+// first + i * step, and through a tap it reads the source at i * source_step + tap.offset, where that lies inside the source. The
+// convolution has one class (step 1, source step s). Its transpose has s: position h gets something from tap k only if h + p - k d is
+// a multiple of the stride s, so the class h mod s has taps of its own, no others, and reads y with step 1. Kernels therefore know
+// neither stride nor dilation nor padding nor which of the two operations they run.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "geometry.h"
+
+namespace handconv {
+
+struct Tap {
+  std::int64_t kernel;  // index along this axis of w
+  std::int64_t offset;  // in source elements, may point outside
+};
+
+template <class T>
+struct Span {
+  const T* first;
+  std::int64_t count;
+
+  const T* begin() const { return first; }
+  const T* end() const { return first + count; }
+  const T& operator[](std::int64_t i) const { return first[i]; }
+};
+
+struct AxisClass {
+  std::int64_t first, step, count;
+  std::int64_t source_step;
+  Span<Tap> taps;  // may be empty: then the class gets the bias alone
+};
+
+// One axis of the gather.
+class AxisTaps {
+ public:
+  AxisTaps(const Axis& axis, Slot filled);
+  AxisTaps(AxisTaps&&) noexcept;
+  ~AxisTaps();
+
+  Span<AxisClass> classes() const { return {classes_, class_count_}; }
+  std::int64_t source_size, filled_size, kernel_size;
+
+ private:
+  std::vector<AxisClass> class_storage_;
+  std::vector<Tap> tap_storage_;
+  const AxisClass* classes_;
+  std::int64_t class_count_;
+};
+
+// The whole gather: filled[n, g, f, .] = bias[g, f] + sum over s and taps of w[g, f, s, tap] * source[n, g, s, .]
+struct Gather {
+  Gather(const Problem& problem, const Buffers& buffers);
+
+  // Of a gather with one source and one filled channel per group: the same as a single group whose filled channel c reads source
+  // channel c alone.
+  Gather with_groups_as_channels() &&;
+
+  std::int64_t batch, groups;
+  std::int64_t source_channels, filled_channels;  // per group
+  AxisTaps rows, columns;
+  ImageStrides source_strides, filled_strides;
+  std::int64_t w_group, w_filled, w_source, w_row, w_column;  // strides of w in elements
+  const void* source;
+  void* filled;
+  const void* w;
+  const void* bias;
+
+  std::int64_t kernel_area() const { return rows.kernel_size * columns.kernel_size; }
+  std::int64_t source_area() const { return rows.source_size * columns.source_size; }
+  std::int64_t filled_area() const { return rows.filled_size * columns.filled_size; }
+  // Multiply-adds per filled element; an estimate, made for sharing out work.
+  std::int64_t cost_per_element() const { return source_channels * kernel_area(); }
+};
+
+// The outputs [first, last) whose window meets the input, not the padding, at tap `k`.
+struct Range {
+  std::int64_t first, last;
+};
+Range outputs_inside(const Axis& axis, std::int64_t k);
+
+}  // namespace handconv
