@@ -168,7 +168,7 @@ def test_missing_compiler_is_refused_before_torch_is_fetched(installer: Installe
     installer.compiler.unlink()
     assert installer.refusal("get_requires_for_build_wheel") == (
         f"handconv: CXX={installer.compiler} is not found; "
-        "install GCC >= 11 or clang >= 14, for example: apt-get install g++"
+        "install GCC >= 12, for example: apt-get install g++"
     )
 
 
@@ -194,20 +194,19 @@ def test_source_distribution_is_complete_and_needs_no_torch(installer: Installer
     assert wanted <= names
 
 
-@pytest.mark.parametrize("macros", ["11 __clang_major__", "4 14"])
-def test_compilers_that_are_new_enough(
-    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, macros: str
+def test_compiler_that_is_new_enough(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CXX", f"env {compiler_stub(tmp_path, macros)}")
+    monkeypatch.setenv("CXX", f"env {compiler_stub(tmp_path, '12 __clang_major__')}")
     assert environment.check_compiler() == os.environ["CXX"]
 
 
 @pytest.mark.parametrize(
     ("macros", "reason"),
     [
-        ("10 __clang_major__", "is GCC 10, too old; name GCC >= 11 or clang >= 14 in CXX"),
-        ("4 13", "is clang 13, too old; name GCC >= 11 or clang >= 14 in CXX"),
-        ("nonsense", "does not work as a C++ compiler; install GCC >= 11 or clang >= 14"),
+        ("11 __clang_major__", "is GCC 11; install GCC >= 12 and name it in CXX"),
+        ("4 19", "is clang 19; install GCC >= 12 and name it in CXX"),
+        ("nonsense", "does not work as a C++ compiler; install GCC >= 12"),
     ],
 )
 def test_compilers_that_are_refused(
@@ -224,12 +223,12 @@ def test_compilers_that_are_refused(
     assert stopped.value.code == f"handconv: {command} {reason}"
 
 
-def test_any_compiler_on_the_path_is_found(
+def test_compiler_on_the_path_is_found(
     environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    executable(tmp_path / "clang++", "echo 4 18")
+    executable(tmp_path / "g++", "echo 14 __clang_major__")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment.check_compiler() == "clang++"
+    assert environment.check_compiler() == "g++"
 
 
 def no_compiler(environment: ModuleType, monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
@@ -253,8 +252,7 @@ def no_headers(environment: ModuleType, monkeypatch: pytest.MonkeyPatch, empty: 
     [
         (
             no_compiler,
-            "handconv: no C++ compiler found; install GCC >= 11 or clang >= 14, "
-            "for example: apt-get install g++",
+            "handconv: no C++ compiler found; install GCC >= 12, for example: apt-get install g++",
         ),
         (no_ninja, "handconv: no ninja found; try: pip install ninja"),
         (
