@@ -3,6 +3,7 @@
 import os
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def sources() -> list[str]:
 
 def extension_arguments(torch_version: str) -> dict[str, Any]:
     """The arguments of setup() that need torch to be importable."""
+    # torch warns on import where there is no NumPy, which neither the build nor handconv needs.
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")
     from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 
     class BuildHandconv(BuildExtension):
