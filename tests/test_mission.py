@@ -4,6 +4,8 @@ One section for each lesson, each through the public functions and every algorit
 F.conv2d in float64 on contiguous tensors.
 """
 
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -210,14 +212,18 @@ def test_9_zero_and_45(algorithm, layout, dtype):
 # 10. Rectangles, many groups, and what is refused.
 
 
+@cache
+def rectangles():
+    x, w = torch.randn(22, 1024, 18, 19), torch.randn(64, 16, 6, 3)
+    return x, w, F.conv2d(x.double(), w.double(), padding=(1, 0), groups=64)
+
+
 @every_algorithm
 @every_layout
 def test_10_rectangular_kernel_in_64_groups(algorithm, layout):
-    x, w = torch.randn(22, 1024, 18, 19), torch.randn(64, 16, 6, 3)
-    expected = F.conv2d(x.double(), w.double(), padding=(1, 0), groups=64)
-    output = handconv.conv2d(
-        x.contiguous(memory_format=layout), w, padding=(1, 0), groups=64, algorithm=algorithm
-    )
+    x, w, expected = rectangles()
+    x = x.contiguous(memory_format=layout)
+    output = handconv.conv2d(x, w, padding=(1, 0), groups=64, algorithm=algorithm)
     assert output.shape == (22, 64, 15, 17)
     assert_close(output.double(), expected, rtol=1e-4, atol=1e-4)
 
