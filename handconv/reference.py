@@ -86,8 +86,8 @@ def output_size(
     room = input_size + 2 * padding - receptive_field(kernel_size, dilation)
     if room < 0:
         raise RuntimeError(
-            f"{kernel_size} taps with dilation {dilation} do not fit into "
-            f"{input_size} pixels with padding {padding}"
+            f"{kernel_size} taps with dilation {dilation} do not fit into the "
+            f"{input_size + 2 * padding} pixels of the padded input"
         )
     return room // stride + 1
 

@@ -179,7 +179,10 @@ def test_bad_window(options):
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ((2, 3, 6, 5), {"kernel_size": (7, 5), "message": "7 taps .* do not fit into 6 pixels"}),
+        (
+            (2, 3, 6, 5),
+            {"kernel_size": (7, 5), "message": "7 taps .* do not fit into the 6 pixels"},
+        ),
         ((2, 3, 6, 5), {"kernel_size": 3, "dilation": 3, "message": "3 taps with dilation 3"}),
         ((1, 2, 3, 6, 5), {"kernel_size": 3, "message": "Expected 3D"}),
         ((2, 0, 6, 5), {"kernel_size": 3, "message": "at least one channel"}),
@@ -207,7 +210,7 @@ def test_image_without_channels():
         ((2, 27, 12), (6, 5, 1), 3, "output_size should be an integer or a pair"),
         ((2, 27, 12), (-6, 5), 3, "output_size should be at least 1"),
         ((2, 27, 12), (6.0, 5), 3, "'float' object cannot be interpreted as an integer"),
-        ((2, 27, 12), (2, 2), 3, "3 taps with dilation 1 do not fit into 2 pixels"),
+        ((2, 27, 12), (2, 2), 3, "3 taps with dilation 1 do not fit into the 2 pixels"),
         ((12,), (6, 5), 3, "Expected 2D"),
         ((2, 2, 27, 12), (6, 5), 3, "Expected 2D"),
         ((2, 0, 12), (6, 5), 3, "at least one row"),

@@ -79,7 +79,7 @@ def test_output_size(arguments, size):
 
 
 def test_output_size_without_room():
-    with pytest.raises(RuntimeError, match="3 taps with dilation 2 do not fit into 2 pixels"):
+    with pytest.raises(RuntimeError, match="3 taps with dilation 2 do not fit into the 4 pixels"):
         reference.output_size(2, 3, padding=1, dilation=2)
 
 
