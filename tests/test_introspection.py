@@ -1,0 +1,202 @@
+"""What handconv tells about itself: kernels, algorithms, explanations, the build."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import metadata
+
+import pytest
+import torch
+from cases import DTYPES, MEMORY_FORMATS, SLOTS
+from helpers import CASES, by_algorithm, by_layout, operands_of, run
+
+import handconv
+from handconv import _C
+
+EVERYTHING = CASES["lesson: everything"]
+
+
+def explain(**keywords: object) -> handconv.Explanation:
+    x, w, bias, _ = EVERYTHING.tensors(torch.float32)
+    return handconv.explain(x, w, bias, *EVERYTHING.arguments, **keywords)
+
+
+def test_algorithms() -> None:
+    assert handconv.algorithms() == ("auto", "direct", "im2col")
+
+
+def test_table() -> None:
+    rows = handconv.kernels()
+    assert len({(row.name, row.slot) for row in rows}) == len(rows)
+    assert {row.slot for row in rows} == set(SLOTS)
+    for row in rows:
+        device, algorithm, *_ = row.name.split(".")
+        assert (device, algorithm) == ("cpu", row.algorithm)
+        assert row.summary and "\n" not in row.summary
+    for slot in SLOTS:
+        names = [row.name for row in rows if row.slot == slot]
+        assert names[-1] == "cpu.reference"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rows[0].name = "another"
+
+
+def test_build_info() -> None:
+    info = _C.build_info()
+    assert info["version"] == handconv.__version__ == metadata.version("handconv")
+    assert torch.__version__.startswith(info["torch"])
+    assert info["compiler"] and info["cxx_standard"] >= 201703
+    assert info["cuda"] is False
+    assert _C.cpu_features()["baseline"] is True
+    assert _C.isa() in _C.cpu_features()
+
+
+# explain
+
+
+@by_algorithm
+@by_layout
+@pytest.mark.parametrize("name", ["3x3", "depthwise 7x7", "lesson: everything", "1x1"])
+def test_the_kernel_that_is_explained_is_the_one_that_runs(
+    name: str, layout: str, algorithm: str
+) -> None:
+    """Forced, that kernel gives the same bits."""
+    case = CASES[name]
+    for dtype in DTYPES:
+        x, w, bias, _ = case.tensors(dtype, layout)
+        explanation = handconv.explain(x, w, bias, *case.arguments, algorithm=algorithm)
+        for entry in explanation:
+            operands = operands_of(case, entry.slot, dtype, layout, integers=False)
+            found = run(case, entry.slot, operands, algorithm)
+            with handconv.forced_kernel(entry.kernel):
+                assert torch.equal(found, run(case, entry.slot, operands))
+
+
+@by_algorithm
+def test_explanation(algorithm: str) -> None:
+    explanation = explain(algorithm=algorithm)
+    case = EVERYTHING
+    assert [entry.slot for entry in explanation] == list(SLOTS)
+    rows = {(row.name, row.slot): row for row in handconv.kernels()}
+    for entry in explanation:
+        row = rows[entry.kernel, entry.slot]
+        assert row.algorithm in (algorithm, "reference") or algorithm == "auto"
+        assert entry.summary == row.summary
+        names = [row.name for row in handconv.kernels() if row.slot == entry.slot]
+        refused = [name for name, _ in entry.refusals]
+        assert [*refused, entry.kernel] == names[: len(refused) + 1]
+        assert all(reason for _, reason in entry.refusals)
+        assert entry.flops == case.flops
+        assert entry.bytes == case.bytes("weight_grad", torch.float32)
+        assert entry.workspace >= 0
+
+
+@by_algorithm
+def test_explanation_is_for_reading(algorithm: str) -> None:
+    explanation = explain(algorithm=algorithm)
+    text = str(explanation)
+    for entry in explanation:
+        assert f"{entry.slot}: {entry.kernel} ({entry.summary})" in text
+        for name, reason in entry.refusals:
+            assert f"not {name}: {reason}" in text
+    for word in ("FLOP", "workspace"):
+        assert text.count(word) == 3
+
+
+def test_explanation_of_flops_and_bytes() -> None:
+    x, w = torch.randn(2, 6, 10, 8), torch.randn(4, 3, 3, 5)
+    explanation = handconv.explain(x.half(), w.half(), None, 2, 1, groups=2)
+    y = 2 * 4 * 5 * 3
+    for entry in explanation:
+        assert entry.flops == 2 * y * 3 * 3 * 5
+        assert entry.bytes == 2 * (x.numel() + w.numel() + y)
+
+
+def test_explanation_of_a_forced_kernel() -> None:
+    with handconv.forced_kernel("cpu.reference"):
+        for entry in explain():
+            assert entry.kernel == "cpu.reference"
+            assert entry.refusals == ()
+            assert entry.workspace == 0
+
+
+@pytest.mark.usefixtures("restored_threads")
+@by_algorithm
+def test_workspace_is_bounded(algorithm: str) -> None:
+    """Four thousand million elements, on the meta device: explained, not computed."""
+    torch.set_num_threads(2)
+    x = torch.empty(64, 64, 1024, 1024, device="meta")
+    w = torch.empty(64, 64, 3, 3, device="meta")
+    for memory_format in MEMORY_FORMATS.values():
+        x = x.contiguous(memory_format=memory_format)
+        for entry in handconv.explain(x, w, padding="same", algorithm=algorithm):
+            assert entry.flops == 2 * x.numel() * 64 * 9
+            assert entry.workspace < 2**28
+
+
+def test_explanation_of_an_unbatched_image_and_of_even_windows() -> None:
+    x, w = torch.randn(3, 9, 8), torch.randn(4, 3, 2, 4)
+    batched = handconv.explain(x[None], w, padding="same", dilation=3)
+    assert handconv.explain(x, w, padding="same", dilation=3) == batched
+    assert batched.forward.flops == 2 * 4 * 9 * 8 * 3 * 2 * 4
+
+
+def test_explain_refuses_an_unknown_algorithm_as_conv2d_does() -> None:
+    x, w, _, _ = EVERYTHING.tensors(torch.float32)
+    for call in (handconv.conv2d, handconv.conv_transpose2d, handconv.explain):
+        with pytest.raises(ValueError, match="algorithm should be one of auto, direct, im2col"):
+            call(x, w, algorithm="fft")
+
+
+def test_explain_refuses_what_is_no_tensor() -> None:
+    x, w, _, _ = EVERYTHING.tensors(torch.float32)
+    for arguments in [(None, w), (x, [1.0]), (x, w, 1.0)]:
+        with pytest.raises(TypeError, match="must be Tensor, not"):
+            handconv.explain(*arguments)
+
+
+# forced_kernel
+
+
+def test_forced_kernel_ends() -> None:
+    before = explain()
+    with handconv.forced_kernel("cpu.reference"):
+        assert explain().forward.kernel == "cpu.reference"
+    assert explain() == before
+    with pytest.raises(ZeroDivisionError), handconv.forced_kernel("cpu.reference"):
+        raise ZeroDivisionError
+    assert explain() == before
+
+
+def test_forced_kernels_nest() -> None:
+    """The inner one counts, and after it the outer one again."""
+    chosen = explain().forward.kernel
+    with handconv.forced_kernel("cpu.reference"):
+        with handconv.forced_kernel(chosen):
+            assert explain().forward.kernel == chosen
+        assert explain().forward.kernel == "cpu.reference"
+
+
+def test_unknown_kernel() -> None:
+    with (
+        pytest.raises(RuntimeError, match="no kernel named cpu_magic can run on this machine"),
+        handconv.forced_kernel("cpu_magic"),
+    ):
+        pass
+    assert explain().forward.kernel != "cpu_magic"
+
+
+def test_forced_kernel_says_why_it_cannot() -> None:
+    """Every reason that a forced kernel gives is one that explain knows."""
+    refusing = 0
+    for case in CASES.values():
+        operands = operands_of(case, "forward", torch.float32)
+        for row in handconv.kernels():
+            if row.slot != "forward":
+                continue
+            try:
+                with handconv.forced_kernel(row.name):
+                    run(case, "forward", operands)
+            except RuntimeError as error:
+                refusing += 1
+                assert f"{row.name} was forced, but cannot run this: " in str(error)
+    assert refusing > 0

@@ -1,0 +1,184 @@
+"""Every row of the kernel table, forced over the small cases: exact, and only where it may be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cases import DTYPES, LAYOUTS, SMALL_CASES, Case
+from helpers import (
+    ALGORITHMS,
+    CASES,
+    Operands,
+    by_layout,
+    by_slot,
+    bytes_of,
+    each_kernel,
+    exact,
+    forced,
+    guarded,
+    operands_of,
+    oracle,
+    run,
+)
+from torch import Tensor
+
+import handconv
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+by_kernel = pytest.mark.parametrize(
+    "kernel", handconv.kernels(), ids=lambda kernel: f"{kernel.name}-{kernel.slot}"
+)
+by_case = pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+
+# One of each kind, for what need not be tried on all.
+SOME_CASES = [
+    CASES[name]
+    for name in (
+        "1x1",
+        "3x3",
+        "groups 2",
+        "wrong: 6x1 in groups",
+        "depthwise 3x3",
+        "depthwise multiplier 3, stride 2",
+        "lesson: everything",
+    )
+]
+
+
+@by_dtype
+@by_layout
+@by_slot
+@by_case
+def test_every_kernel_is_exact(case: Case, slot: str, layout: str, dtype: torch.dtype) -> None:
+    operands = Operands(
+        *(None if t is None else guarded(t) for t in operands_of(case, slot, dtype, layout))
+    )
+    buffers = [bytes_of(operand) for operand in operands if operand is not None]
+    before = [buffer.clone() for buffer in buffers]
+    expected = exact(case, slot).to(dtype)
+
+    algorithms = set()
+    for kernel, result in each_kernel(case, slot, operands):
+        algorithms.add(kernel.algorithm)
+        assert result.dtype == dtype
+        assert torch.equal(result, expected), kernel.name
+        assert all(map(torch.equal, buffers, before)), f"{kernel.name} wrote into its operands"
+    assert algorithms == {"direct", "im2col", "reference"}
+
+
+@by_kernel
+def test_every_kernel_takes_some_case(kernel: handconv.Kernel) -> None:
+    """A row that refuses everything would pass every other test."""
+
+    def takes(case: Case, layout: str) -> bool:
+        operands = operands_of(case, kernel.slot, torch.float32, layout)
+        return forced(kernel, case, kernel.slot, operands) is not None
+
+    # Without a batch no kernel is asked.
+    cases = [case for case in SMALL_CASES if case.N > 0]
+    assert any(takes(case, layout) for layout in LAYOUTS for case in cases)
+
+
+# Operands as they may come.
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def sliced(tensor: Tensor) -> Tensor:
+    """Every second element of a wider tensor along each dimension, the others NaN."""
+    wide = torch.full([2 * size for size in tensor.shape], torch.nan, dtype=tensor.dtype)
+    view = wide[1::2, 1::2, 1::2, 1::2]
+    return view.copy_(tensor)
+
+
+def permuted(tensor: Tensor) -> Tensor:
+    """Stored in the order (3, 1, 0, 2) of its dimensions: neither layout."""
+    return tensor.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """Other values: those at index 0 of the first dimension, with a stride of zero."""
+    return tensor[:1].expand(tensor.shape)
+
+
+VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "first channels_last": (channels_last, Tensor.contiguous),
+    "second channels_last": (Tensor.contiguous, channels_last),
+    "first sliced": (sliced, Tensor.contiguous),
+    "second sliced": (Tensor.contiguous, sliced),
+    "second sliced, first channels_last": (channels_last, sliced),
+    "first permuted": (permuted, Tensor.contiguous),
+    "second permuted": (Tensor.contiguous, permuted),
+    "second permuted, first channels_last": (channels_last, permuted),
+    "both expanded": (expanded, expanded),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@by_slot
+@pytest.mark.parametrize("case", SOME_CASES, ids=str)
+def test_every_kernel_takes_any_strides(
+    case: Case, slot: str, dtype: torch.dtype, view: str
+) -> None:
+    first, second, bias = operands_of(case, slot, dtype)
+    view_first, view_second = VIEWS[view]
+    operands = Operands(view_first(first), view_second(second), bias)
+    expected = oracle(case, slot, operands).to(dtype)
+    for kernel, result in each_kernel(case, slot, operands):
+        assert torch.equal(result, expected), kernel.name
+
+
+# The choice.
+
+
+@by_layout
+@by_slot
+@pytest.mark.parametrize("case", SOME_CASES, ids=str)
+def test_an_algorithm_runs_its_own_kernels(case: Case, slot: str, layout: str) -> None:
+    operands = operands_of(case, slot, torch.float32, layout)
+    for algorithm in ALGORITHMS:
+        assert torch.equal(run(case, slot, operands, algorithm), exact(case, slot).float())
+    x, w, bias, _ = case.tensors(torch.float32, layout)
+    for algorithm in ("direct", "im2col"):
+        explanation = handconv.explain(x, w, bias, *case.arguments, algorithm=algorithm)
+        assert algorithm in getattr(explanation, slot).kernel
+
+
+def test_a_forced_kernel_says_what_it_has_not() -> None:
+    only_forward = {kernel.name for kernel in handconv.kernels()}
+    for slot in ("input_grad", "weight_grad"):
+        only_forward -= {kernel.name for kernel in handconv.kernels() if kernel.slot == slot}
+    case = CASES["3x3"]
+    for name in only_forward:
+        with handconv.forced_kernel(name), pytest.raises(RuntimeError, match="has no kernel for"):
+            run(case, "input_grad", operands_of(case, "input_grad"))
+
+
+# Memory.
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect and glibc's malloc checks")
+def test_every_kernel_stays_inside_its_memory() -> None:
+    """A read outside an operand faults, a write behind a result aborts: hence another process."""
+    script = Path(__file__).with_name("guard_pages.py")
+    debug_malloc = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"}
+    process = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | debug_malloc,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout[-200:] + process.stderr[-2000:]
+    assert process.stdout.endswith("all done\n")

@@ -1,0 +1,590 @@
+"""handconv in place of torch.nn.functional: torch's own samples and errors, formats, autocast.
+
+What differs on purpose stands in `test_documented_differences`; where torch is wrong, in the last
+part.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, MEMORY_FORMATS
+from helpers import by_algorithm, by_layout, layout_of, raised
+from torch import Tensor
+from torch.testing._internal import common_methods_invocations as torch_samples
+
+import handconv
+
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "conv2d": (handconv.conv2d, F.conv2d),
+    "conv_transpose2d": (handconv.conv_transpose2d, F.conv_transpose2d),
+}
+by_function = pytest.mark.parametrize("function", FUNCTIONS)
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.float64, layout: str = "nchw") -> Tensor:
+    placed = torch.empty(shape, dtype=dtype, memory_format=MEMORY_FORMATS[layout])
+    return placed.copy_(torch.randn(shape, dtype=torch.float64))
+
+
+def integers(*shape: int, dtype: torch.dtype = torch.float64, layout: str = "nchw") -> Tensor:
+    return randn(*shape, dtype=dtype, layout=layout).round_().clamp_(-2, 2)
+
+
+# torch's own samples.
+
+
+def samples(function: str) -> list[Any]:
+    generate = getattr(torch_samples, f"sample_inputs_{function}")
+    return list(generate(None, "cpu", torch.float64, requires_grad=True))
+
+
+SAMPLES = [(name, i) for name in FUNCTIONS for i in range(len(samples(name)))]
+
+
+def leaf(value: Any, dtype: torch.dtype) -> Any:
+    """Rounded to integers, of which float32 holds every sum exactly."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().round().to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("function", "sample"), SAMPLES)
+@by_algorithm
+def test_samples(algorithm: str, function: str, sample: int, dtype: torch.dtype) -> None:
+    ours, theirs = FUNCTIONS[function]
+    given = samples(function)[sample]
+    inputs = [leaf(value, dtype) for value in (given.input, *given.args)]
+    right = [leaf(value, torch.float64) for value in inputs]
+    found = ours(*inputs, **given.kwargs, algorithm=algorithm)
+    expected = theirs(*right, **given.kwargs)
+    assert torch.equal(found, expected.to(dtype))
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for tensor, other in zip(inputs, right, strict=True):
+        assert tensor is None or torch.equal(tensor.grad, other.grad.to(dtype))
+
+
+ERROR_SAMPLES = list(torch_samples.error_inputs_conv2d(None, "cpu"))
+
+
+@pytest.mark.parametrize("sample", range(len(ERROR_SAMPLES)))
+def test_error_samples(sample: int) -> None:
+    error = ERROR_SAMPLES[sample]
+    given = error.sample_input
+    with pytest.raises(error.error_type, match=error.error_regex):
+        handconv.conv2d(given.input, *given.args, **given.kwargs)
+
+
+# The refusals, one by one.
+
+
+class Refused(NamedTuple):
+    """A bad call, and words that must be in the messages of both libraries."""
+
+    words: str
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any] = {}  # noqa: RUF012
+    type: type[Exception] = RuntimeError
+
+
+X, W = randn(2, 4, 6, 6), randn(4, 4, 3, 3)
+X32, W32 = X.float(), W.float()
+PAIR = "to be a single integer value or a list of 2 values to match the convolution dimensions"
+INTEGER = 2**62
+
+CONV2D_REFUSES = {
+    "two dimensions": Refused(
+        "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: [6, 6]",
+        (randn(6, 6), W),
+    ),
+    "five dimensions": Refused(
+        "Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: "
+        "[1, 2, 4, 6, 6]",
+        (randn(1, 2, 4, 6, 6), W),
+    ),
+    "no dimensions": Refused("input to conv2d, but got input of size: []", (randn(), W)),
+    "three strides": Refused(
+        f"expected stride {PAIR}, but got stride=[1, 1, 1]", (X, W), {"stride": [1, 1, 1]}
+    ),
+    "no strides": Refused(f"expected stride {PAIR}, but got stride=[]", (X, W), {"stride": []}),
+    "three paddings": Refused(
+        f"expected padding {PAIR}, but got padding=[1, 1, 1]", (X, W), {"padding": (1, 1, 1)}
+    ),
+    "three dilations": Refused(
+        f"expected dilation {PAIR}, but got dilation=[2, 2, 2]", (X, W), {"dilation": (2, 2, 2)}
+    ),
+    "channels": Refused(
+        "Given groups=1, weight of size [4, 3, 3, 3], expected input[2, 4, 6, 6] to have 3 "
+        "channels, but got 4 channels instead",
+        (X, randn(4, 3, 3, 3)),
+    ),
+    "channels of groups": Refused(
+        "Given groups=2, weight of size [4, 4, 3, 3], expected input[2, 4, 6, 6] to have 8 "
+        "channels, but got 4 channels instead",
+        (X, W),
+        {"groups": 2},
+    ),
+    "output channels not divisible": Refused(
+        "Given groups=3, expected weight to be divisible by 3 at dimension 0, but got weight of "
+        "size [[4, 4, 3, 3]] instead",
+        (X, W),
+        {"groups": 3},
+    ),
+    "63 output channels in 64 groups": Refused(
+        "Given groups=64, expected weight to be at least 64 at dimension 0, but got weight of "
+        "size [63, 16, 6, 3] instead",
+        (randn(1, 1024, 6, 3), randn(63, 16, 6, 3)),
+        {"groups": 64},
+    ),
+    "mismatched channels in 64 groups": Refused(
+        "Given groups=64, weight of size [64, 15, 6, 3], expected input[1, 1024, 6, 3] to have "
+        "960 channels, but got 1024 channels instead",
+        (randn(1, 1024, 6, 3), randn(64, 15, 6, 3)),
+        {"groups": 64},
+    ),
+    "no groups": Refused("non-positive groups is not supported", (X, W), {"groups": 0}),
+    "negative groups": Refused("non-positive groups is not supported", (X, W), {"groups": -1}),
+    "negative padding": Refused("negative padding is not supported", (X, W), {"padding": (0, -1)}),
+    "stride 0": Refused("non-positive stride is not supported", (X, W), {"stride": (1, 0)}),
+    "negative stride": Refused("non-positive stride is not supported", (X, W), {"stride": -1}),
+    "dilation 0": Refused("dilation should be greater than zero", (X, W), {"dilation": (0, 1)}),
+    "negative dilation": Refused("dilation should be greater than zero", (X, W), {"dilation": -1}),
+    "kernel too large": Refused(
+        "Calculated padded input size per channel: (6 x 8). Kernel size: (7 x 3). Kernel size "
+        "can't be greater than actual input size",
+        (X, randn(4, 4, 7, 3)),
+        {"padding": (0, 1)},
+    ),
+    "dilated kernel too large": Refused(
+        "Calculated padded input size per channel: (6 x 6). Kernel size: (3 x 7). Kernel size "
+        "can't be greater than actual input size",
+        (X, W),
+        {"dilation": (1, 3)},
+    ),
+    "empty kernel": Refused(
+        "kernel size should be greater than zero, but got kernel_height: 0 kernel_width: 3",
+        (X, randn(4, 4, 0, 3)),
+    ),
+    "absurd padding": Refused(
+        "Given padding=4611686018427387904 at dimension 0 , expected padding to be at most "
+        "4611686018427387903",
+        (X, W),
+        {"padding": INTEGER},
+    ),
+    "bias too long": Refused(
+        "Given weight of size [4, 4, 3, 3], expected bias to be 1-dimensional with 4 elements, "
+        "but got bias of size [5] instead",
+        (X, W, randn(5)),
+    ),
+    "bias with two dimensions": Refused(
+        "expected bias to be 1-dimensional with 4 elements, but got bias of size [4, 1] instead",
+        (X, W, randn(4, 1)),
+    ),
+    "type of the bias": Refused(
+        "Input type (float) and bias type (double) should be the same", (X32, W32, randn(4))
+    ),
+    "type of the weight": Refused("should be the same", (X32, W)),
+    "type of the weight, 16 bits": Refused("should be the same", (X32, W.bfloat16())),
+    "'same' with a stride": Refused(
+        "padding='same' is not supported for strided convolutions",
+        (X, W),
+        {"padding": "same", "stride": (1, 2)},
+    ),
+    "'same' with dilation 0": Refused(
+        "dilation should be greater than zero", (X, W), {"padding": "same", "dilation": 0}
+    ),
+    "'same' with a negative dilation": Refused(
+        "dilation should be greater than zero", (X, W), {"padding": "same", "dilation": -1}
+    ),
+    "'same' with an empty kernel": Refused(
+        "kernel size should be greater than zero, but got kernel_height: 0 kernel_width: 2",
+        (X, randn(4, 4, 0, 2)),
+        {"padding": "same"},
+    ),
+    "'full'": Refused("Invalid padding string: 'full'", (X, W), {"padding": "full"}),
+    "'SAME'": Refused("Invalid padding string: 'SAME'", (X, W), {"padding": "SAME"}),
+    "no pixels": Refused(
+        "Only zero batch or zero channel inputs are supported, but got input shape: [1, 4, 0, 8]",
+        (randn(1, 4, 0, 8), W),
+        {"padding": 2},
+    ),
+    "no samples, wrong channels": Refused(
+        "expected input[0, 3, 6, 6] to have 4 channels, but got 3 channels instead",
+        (randn(0, 3, 6, 6), W),
+    ),
+    "no output channels": Refused(
+        "Given groups=1, expected weight to be at least 1 at dimension 0, but got weight of size "
+        "[0, 4, 3, 3] instead",
+        (X, randn(0, 4, 3, 3)),
+    ),
+    "bool": Refused("not implemented for", (X.bool(), W.bool()), {}, NotImplementedError),
+    "float8": Refused(
+        "not implemented for",
+        (X.to(torch.float8_e5m2), W.to(torch.float8_e5m2)),
+        {},
+        NotImplementedError,
+    ),
+    "no weight": Refused("conv2d", (X, None), {}, TypeError),
+    "a list": Refused("conv2d", ([[1.0]], W), {}, TypeError),
+    "a number for the bias": Refused("conv2d", (X, W, 1.0), {}, TypeError),
+    "a broken stride": Refused("conv2d", (X, W), {"stride": 1.5}, TypeError),
+    "a broken dilation": Refused("conv2d", (X, W), {"dilation": (1, 1.5)}, TypeError),
+    "no padding": Refused("conv2d", (X, W), {"padding": None}, TypeError),
+    "broken groups": Refused("conv2d", (X, W), {"groups": 1.0}, TypeError),
+    "groups in words": Refused("conv2d", (X, W), {"groups": "2"}, TypeError),
+    "True for an integer": Refused("conv2d", (X, W), {"stride": True}, TypeError),
+    "an unknown argument": Refused("conv2d", (X, W), {"strides": 1}, TypeError),
+    "no second tensor": Refused("conv2d", (X,), {}, TypeError),
+}
+
+XT, WT = randn(2, 4, 5, 5), randn(4, 2, 3, 3)
+CONV_TRANSPOSE2D_REFUSES = {
+    "two dimensions": Refused(
+        "Expected 3D (unbatched) or 4D (batched) input to conv_transpose2d, but got input of "
+        "size: [6, 6]",
+        (randn(6, 6), WT),
+    ),
+    "three strides": Refused(
+        f"expected stride {PAIR}, but got stride=[1, 1, 1]", (XT, WT), {"stride": [1, 1, 1]}
+    ),
+    "three paddings": Refused(
+        f"expected padding {PAIR}, but got padding=[1, 1, 1]", (XT, WT), {"padding": [1, 1, 1]}
+    ),
+    "three output paddings": Refused(
+        f"expected output_padding {PAIR}, but got output_padding=[1, 1, 1]",
+        (XT, WT),
+        {"output_padding": [1, 1, 1], "stride": 2},
+    ),
+    "three dilations": Refused(
+        f"expected dilation {PAIR}, but got dilation=[1, 1, 1]", (XT, WT), {"dilation": [1, 1, 1]}
+    ),
+    "channels": Refused(
+        "Given transposed=1, weight of size [3, 4, 3, 3], expected input[2, 4, 5, 5] to have 3 "
+        "channels, but got 4 channels instead",
+        (XT, randn(3, 4, 3, 3)),
+    ),
+    "channels not divisible": Refused(
+        "Given groups=3, expected weight to be divisible by 3 at dimension 0, but got weight of "
+        "size [[4, 2, 3, 3]] instead",
+        (XT, WT),
+        {"groups": 3},
+    ),
+    "fewer channels than groups": Refused(
+        "Given groups=5, expected weight to be at least 5 at dimension 0, but got weight of size "
+        "[4, 2, 3, 3] instead",
+        (XT, WT),
+        {"groups": 5},
+    ),
+    "no groups": Refused("non-positive groups is not supported", (XT, WT), {"groups": 0}),
+    "negative padding": Refused("negative padding is not supported", (XT, WT), {"padding": -1}),
+    "negative output padding": Refused(
+        "negative output_padding is not supported", (XT, WT), {"output_padding": (0, -1)}
+    ),
+    "output padding without stride": Refused(
+        "output padding must be smaller than either stride or dilation, but got ",
+        (XT, WT),
+        {"output_padding": 1},
+    ),
+    "output padding like stride": Refused(
+        "output padding must be smaller than either stride or dilation, but got ",
+        (XT, WT),
+        {"output_padding": (0, 2), "stride": (3, 2)},
+    ),
+    "stride 0": Refused("non-positive stride is not supported", (XT, WT), {"stride": 0}),
+    "dilation 0": Refused("dilation should be greater than zero", (XT, WT), {"dilation": 0}),
+    "dilation 0 of one tap": Refused(
+        "dilation should be greater than zero", (XT, randn(4, 2, 1, 1)), {"dilation": 0}
+    ),
+    "nothing left": Refused(
+        "Given input size per channel: (5 x 5). Calculated output size per channel: (-1 x 1). "
+        "Output size is too small",
+        (XT, WT),
+        {"padding": (4, 3)},
+    ),
+    "empty kernel": Refused(
+        "kernel size should be greater than zero, but got kernel_height: 0 kernel_width: 3",
+        (XT, randn(4, 2, 0, 3)),
+    ),
+    "absurd padding": Refused(
+        "expected padding to be at most 4611686018427387903", (XT, WT), {"padding": INTEGER}
+    ),
+    "bias of groups": Refused(
+        "Given transposed=1, weight of size [4, 2, 3, 3], expected bias to be 1-dimensional with "
+        "4 elements, but got bias of size [2] instead",
+        (XT, WT, randn(2)),
+        {"groups": 2},
+    ),
+    "type of the weight": Refused("should be the same", (XT.float(), WT)),
+    "no pixels": Refused(
+        "Only zero batch or zero channel inputs are supported, but got input shape: [1, 4, 0, 5]",
+        (randn(1, 4, 0, 5), WT),
+    ),
+    "bool": Refused("not implemented for", (XT.bool(), WT.bool()), {}, NotImplementedError),
+    "no weight": Refused("argument 'weight'", (XT, None), {}, TypeError),
+    "a number for the bias": Refused("argument 'bias'", (XT, WT, 1.0), {}, TypeError),
+    "padding in words": Refused("argument 'padding'", (XT, WT), {"padding": "same"}, TypeError),
+}
+REFUSALS = [("conv2d", *item) for item in CONV2D_REFUSES.items()]
+REFUSALS += [("conv_transpose2d", *item) for item in CONV_TRANSPOSE2D_REFUSES.items()]
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "refused"), REFUSALS, ids=[f"{f}: {name}" for f, name, _ in REFUSALS]
+)
+def test_refusals(function: str, name: str, refused: Refused) -> None:
+    for call in FUNCTIONS[function]:
+        error = raised(call, *refused.arguments, **refused.keywords)
+        assert type(error) is refused.type
+        assert refused.words in str(error)
+
+
+def test_refusals_while_tracing_and_of_explain() -> None:
+    """The checks stand in one place: shapes on the meta device, and explain, meet the same."""
+    for name, (words, arguments, keywords, kind) in CONV2D_REFUSES.items():
+        if kind is TypeError:
+            continue
+        on_meta = [t.to("meta") if isinstance(t, Tensor) else t for t in arguments]
+        for call in (handconv.conv2d, handconv.explain):
+            error = raised(call, *on_meta, **keywords)
+            assert type(error) is kind, name
+            assert words in str(error)
+
+
+def test_unsupported_dtypes_name_what_is_supported() -> None:
+    with pytest.raises(NotImplementedError) as error:
+        handconv.conv2d(X.long(), W.long())
+    for word in ("handconv::conv2d", "Long", "float32", "float64", "bfloat16", "float16"):
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"stride": (2,), "padding": [1], "dilation": (2,)},
+        {"stride": torch.Size([2, 1]), "padding": torch.Size([1, 2])},
+        {"stride": numpy.int64(2), "padding": numpy.int32(1), "groups": numpy.int64(2)},
+        {"stride": [numpy.int64(2), 1], "dilation": (1, numpy.int8(2))},
+        {"stride": torch.tensor(2)},
+    ],
+    ids=["one number", "torch.Size", "numpy", "numpy in pairs", "tensor"],
+)
+@by_function
+def test_integers_of_other_types(function: str, changed: dict[str, Any]) -> None:
+    ours, theirs = FUNCTIONS[function]
+    w = randn(4, 2 if "groups" in changed else 4, 3, 3)
+    torch.testing.assert_close(ours(X, w, **changed), theirs(X, w, **changed))
+
+
+# Padding in words, and without a batch.
+
+
+@pytest.mark.parametrize("dilation", [1, 3, (2, 1)], ids=str)
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 4), (5, 2), (1, 6)], ids=str)
+@by_layout
+def test_padding_same(layout: str, kernel: tuple[int, int], dilation: int) -> None:
+    """Even windows get the odd zero at the right and at the bottom."""
+    x, w = integers(2, 4, 7, 9, layout=layout), integers(6, 2, *kernel, layout=layout)
+    arguments = (None, 1, "same", dilation, 2)
+    found = handconv.conv2d(x, w, *arguments)
+    assert found.shape[2:] == x.shape[2:]
+    assert torch.equal(found, F.conv2d(x.contiguous(), w.contiguous(), *arguments))
+    assert layout_of(found) == layout
+
+
+def test_padding_valid() -> None:
+    arguments = (None, (2, 1), "valid", 2)
+    assert torch.equal(handconv.conv2d(X, W, *arguments), handconv.conv2d(X, W, None, (2, 1), 0, 2))
+
+
+@by_function
+def test_unbatched(function: str) -> None:
+    ours, theirs = FUNCTIONS[function]
+    x, w, bias = integers(4, 7, 6), integers(4, 4, 3, 3), integers(4)
+    x.requires_grad_()
+    found = ours(x, w, bias, 2, 1)
+    assert torch.equal(found, theirs(x, w, bias, 2, 1))
+    assert torch.equal(found[None], ours(x[None], w, bias, 2, 1))
+    gradient = integers(*found.shape)
+    (x_gradient,) = torch.autograd.grad(found, x, gradient)
+    assert torch.equal(x_gradient, torch.autograd.grad(theirs(x, w, bias, 2, 1), x, gradient)[0])
+
+
+# Memory formats.
+
+# x, weight of conv2d (the transposed convolution takes y of this one as input), keywords.
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "dense": ((2, 4, 6, 5), (6, 4, 3, 3), {}),
+    "strided": ((2, 4, 6, 5), (6, 4, 3, 3), {"stride": 2}),
+    "grouped": ((3, 4, 6, 6), (6, 2, 3, 3), {"groups": 2}),
+    "depthwise": ((2, 4, 6, 5), (8, 1, 3, 3), {"groups": 4}),
+    "depthwise 1x1": ((2, 4, 6, 5), (4, 1, 1, 1), {"groups": 4}),
+    "1x1": ((2, 4, 6, 5), (6, 4, 1, 1), {}),
+    "1x1 on one pixel": ((2, 4, 1, 1), (6, 4, 1, 1), {}),
+    "one input channel": ((2, 1, 6, 5), (3, 1, 3, 3), {}),
+    "one output channel": ((2, 4, 6, 5), (1, 4, 3, 3), {}),
+    "one channel": ((2, 1, 6, 5), (1, 1, 1, 1), {}),
+    "one sample": ((1, 4, 6, 5), (6, 4, 3, 3), {}),
+    "one element": ((1, 1, 1, 1), (1, 1, 1, 1), {}),
+    "one column": ((2, 4, 6, 1), (6, 4, 3, 1), {}),
+    "output of one pixel": ((2, 4, 3, 3), (6, 4, 3, 3), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layouts", list(itertools.product(MEMORY_FORMATS, repeat=2)), ids="-".join)
+@pytest.mark.parametrize("shapes", SHAPES)
+@by_function
+def test_output_format(
+    function: str, shapes: str, layouts: tuple[str, str], dtype: torch.dtype
+) -> None:
+    """The strides of F.conv2d, also where a size of 1 leaves more than one choice."""
+    ours, theirs = FUNCTIONS[function]
+    x_shape, w_shape, keywords = SHAPES[shapes]
+    if function == "conv_transpose2d":
+        groups = keywords.get("groups", 1)
+        w_shape = (x_shape[1], w_shape[0] // groups, *w_shape[2:])
+    x = randn(*x_shape, dtype=dtype, layout=layouts[0])
+    w = randn(*w_shape, dtype=dtype, layout=layouts[1])
+    assert ours(x, w, **keywords).stride() == theirs(x, w, **keywords).stride()
+
+
+@by_function
+def test_output_format_of_no_samples(function: str) -> None:
+    """torch makes empty outputs contiguous; here the rule is the same for all."""
+    ours, theirs = FUNCTIONS[function]
+    x, w = randn(0, 4, 6, 5, layout="channels_last"), randn(4, 4, 3, 3, layout="channels_last")
+    assert ours(x, w).shape == theirs(x, w).shape
+    assert layout_of(ours(x, w)) == "channels_last"
+
+
+# Autocast.
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16], ids=str)
+@by_function
+def test_autocast(function: str, lower: torch.dtype) -> None:
+    ours, theirs = FUNCTIONS[function]
+    x, w, bias = (
+        integers(*shape, dtype=torch.float32) for shape in ((2, 4, 6, 6), (4, 4, 3, 3), (4,))
+    )
+    w.requires_grad_()
+    with torch.autocast("cpu", dtype=lower):
+        found = ours(x, w, bias)
+        assert found.dtype == theirs(x, w, bias).dtype == lower
+        assert ours(x.to(lower), w, bias).dtype == lower  # operands of two types
+        with torch.autocast("cpu", enabled=False):
+            assert ours(x, w, bias).dtype == torch.float32
+    expected = theirs(x.double(), w.double(), bias.double())
+    assert torch.equal(found, expected.to(lower))
+    found.sum().backward()
+    assert w.grad.dtype == torch.float32
+    (w_gradient,) = torch.autograd.grad(expected.sum(), w)
+    assert torch.equal(w.grad, w_gradient.to(lower).float())
+
+
+@by_function
+def test_autocast_leaves_float64_alone(function: str) -> None:
+    ours, theirs = FUNCTIONS[function]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ours(X, W).dtype == theirs(X, W).dtype == torch.float64
+
+
+# Where handconv differs from torch on purpose.
+
+
+def test_documented_differences() -> None:
+    # An empty sum is zero, and leaves the bias: torch returns an output without channels.
+    x, w, bias = randn(2, 0, 6, 6), randn(4, 0, 3, 3), randn(4)
+    assert F.conv2d(x, w, bias).shape == (2, 0, 4, 4)
+    found = handconv.conv2d(x, w, bias)
+    assert torch.equal(found, bias.reshape(1, 4, 1, 1).expand(2, 4, 4, 4))
+    assert torch.equal(handconv.conv2d(x, w), torch.zeros(2, 4, 4, 4, dtype=torch.float64))
+
+    # No integers, and no complex numbers.
+    for dtype in (torch.int32, torch.int64, torch.complex64, torch.complex128):
+        assert F.conv2d(X.to(dtype), W.to(dtype)).dtype == dtype
+        assert type(raised(handconv.conv2d, X.to(dtype), W.to(dtype))) is NotImplementedError
+
+    # Types are checked without samples too.
+    assert F.conv2d(X[:0], W.float()).shape == (0, 4, 4, 4)
+    with pytest.raises(RuntimeError, match="should be the same"):
+        handconv.conv2d(X[:0], W.float())
+
+
+def test_a_sum_over_no_samples_is_zero() -> None:
+    w = W.clone().requires_grad_()
+    handconv.conv2d(X[:0], w).sum().backward()
+    assert torch.equal(w.grad, torch.zeros_like(w))
+
+
+# Where torch itself is wrong (2.13): crashes and wrong values in other dtypes than float64.
+
+
+@by_algorithm
+def test_forward_that_crashes_torch(algorithm: str) -> None:
+    x = integers(2, 8, 11, 2, dtype=torch.float32, layout="channels_last")
+    w, bias = integers(4, 8, 1, 1, dtype=torch.float32), integers(4, dtype=torch.float32)
+    arguments = ((3, 4), (6, 2), (1, 4))
+    found = handconv.conv2d(x, w, bias, *arguments, algorithm=algorithm)
+    right = F.conv2d(x.double().contiguous(), w.double(), bias.double(), *arguments)
+    assert torch.equal(found, right.float())
+
+
+def gradients(
+    function: Callable[..., Tensor], x: Tensor, w: Tensor, *arguments: Any, **keywords: Any
+) -> tuple[Tensor, ...]:
+    """Of the sum of the outputs, with respect to x and w."""
+    leaves = [x.detach().requires_grad_(), w.detach().requires_grad_()]
+    return torch.autograd.grad(function(*leaves, *arguments, **keywords).sum(), leaves)
+
+
+@by_algorithm
+def test_backward_that_crashes_torch(algorithm: str) -> None:
+    x = integers(2, 33, 13, 26, dtype=torch.float32)
+    w = integers(16, 33, 64, 4, dtype=torch.float32)
+    found = gradients(handconv.conv2d, x, w, padding="same", algorithm=algorithm)
+    right = gradients(F.conv2d, x.double(), w.double(), padding="same")
+    for gradient, expected in zip(found, right, strict=True):
+        assert torch.equal(gradient, expected.float())
+
+
+@by_algorithm
+def test_gradients_that_torch_gets_wrong(algorithm: str) -> None:
+    """bfloat16, depthwise, dilated, channels_last."""
+    x, w = integers(2, 16, 10, 10, layout="channels_last"), integers(16, 1, 3, 3)
+    arguments = (None, 1, 3, 3, 16)
+    right = gradients(F.conv2d, x.contiguous(), w, *arguments)
+    for dtype in DTYPES:
+        operands = (x.to(dtype), w.to(dtype))
+        found = gradients(handconv.conv2d, *operands, *arguments, algorithm=algorithm)
+        for gradient, expected in zip(found, right, strict=True):
+            assert torch.equal(gradient, expected.to(dtype))
+
+
+@by_algorithm
+def test_values_that_torch_gets_wrong(algorithm: str) -> None:
+    """float32, two groups, channels_last, and a weight whose last dimension has stride 1."""
+    x = integers(2, 10, 9, 5, dtype=torch.float32, layout="channels_last")
+    w = integers(4, 5, 6, 1, dtype=torch.float32)
+    assert w.stride(-1) == 1
+    found = handconv.conv2d(x, w, groups=2, algorithm=algorithm)
+    right = F.conv2d(x.double().contiguous(), w.double(), groups=2)
+    assert torch.equal(found, right.float())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_transposed_nonsense_that_torch_accepts(dtype: torch.dtype) -> None:
+    """Only in float64 does torch refuse an output without pixels, and a dilation of zero."""
+    x, w = randn(1, 4, 1, 1, dtype=dtype), randn(4, 2, 1, 1, dtype=dtype)
+    for keywords in ({"padding": 1}, {"dilation": 0}, {"padding": 1, "stride": 2}):
+        assert type(raised(handconv.conv_transpose2d, x, w, **keywords)) is RuntimeError
+        right = raised(F.conv_transpose2d, x.double(), w.double(), **keywords)
+        assert type(right) is RuntimeError
