@@ -20,7 +20,7 @@ std::vector<Kernel> collect_kernels() {
   return table;
 }
 
-// The name that every op is forced to, kept for ever once given: a pointer into the table.
+// The name that every op is forced to, out of the table; null for none.
 std::atomic<const char*> forced_name{nullptr};
 
 Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
@@ -28,13 +28,17 @@ Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
   return kernel.algorithm == algorithm ? nullptr : "belongs to another algorithm";
 }
 
-Refusal refusal_of(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
-  if (const Refusal reason = refusal_by_algorithm(kernel, algorithm)) return reason;
-  if (const Refusal reason = kernel.cannot(problem)) return reason;
-  return kernel.should_not(problem);
+Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
+  const Refusal reason = refusal_by_algorithm(kernel, algorithm);
+  return reason ? reason : kernel.cannot(problem);
 }
 
-const Kernel& forced_kernel(const Problem& problem, std::string_view name) {
+Refusal refusal_of(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
+  const Refusal reason = inability(kernel, problem, algorithm);
+  return reason ? reason : kernel.should_not(problem);
+}
+
+const Kernel& kernel_forced(const Problem& problem, std::string_view name) {
   for (const Kernel& kernel : kernels()) {
     if (kernel.slot != problem.slot || name != kernel.name) continue;
     if (const Refusal reason = kernel.cannot(problem)) {
@@ -52,23 +56,27 @@ const std::vector<Kernel>& kernels() {
   return table;
 }
 
-std::vector<Verdict> consider(const Problem& problem, Algorithm algorithm) {
-  if (const char* name = forced_name.load()) return {{&forced_kernel(problem, name), nullptr}};
-  std::vector<Verdict> verdicts;
+const Kernel& choose(const Problem& problem, Algorithm algorithm) {
+  if (const char* name = forced_name.load()) return kernel_forced(problem, name);
+  const Kernel* able = nullptr;  // the first that can, though a later row should do better
   for (const Kernel& kernel : kernels()) {
-    if (kernel.slot != problem.slot) continue;
-    verdicts.push_back({&kernel, refusal_of(kernel, problem, algorithm)});
-    if (!verdicts.back().refusal) break;
+    if (kernel.slot != problem.slot || inability(kernel, problem, algorithm)) continue;
+    if (kernel.algorithm == Algorithm::kReference && able) break;
+    if (!kernel.should_not(problem)) return kernel;
+    if (!able) able = &kernel;
   }
-  return verdicts;
+  return *able;
 }
 
-const Kernel& choose(const Problem& problem, Algorithm algorithm) {
-  if (const char* name = forced_name.load()) return forced_kernel(problem, name);
+std::vector<Verdict> consider(const Problem& problem, Algorithm algorithm) {
+  const Kernel* chosen = &choose(problem, algorithm);
+  std::vector<Verdict> verdicts;
   for (const Kernel& kernel : kernels()) {
-    if (kernel.slot == problem.slot && !refusal_of(kernel, problem, algorithm)) return kernel;
+    if (&kernel == chosen || forced_name.load()) break;
+    if (kernel.slot == problem.slot) verdicts.push_back({&kernel, refusal_of(kernel, problem, algorithm)});
   }
-  throw std::logic_error("the reference kernel takes every problem");
+  verdicts.push_back({chosen, nullptr});
+  return verdicts;
 }
 
 void force_kernel(const std::string& name) {
@@ -83,6 +91,11 @@ void force_kernel(const std::string& name) {
     }
   }
   throw std::runtime_error("no kernel named " + name + " can run on this machine");
+}
+
+std::string forced_kernel_name() {
+  const char* name = forced_name.load();
+  return name ? name : "";
 }
 
 const char* to_string(Slot slot) {

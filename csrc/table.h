@@ -76,6 +76,7 @@ const Kernel& choose(const Problem& problem, Algorithm algorithm);
 // From now on every op of this process runs on the kernel of that name, and fails with its reason where it cannot; an empty name
 // ends this. For tests and benchmarks.
 void force_kernel(const std::string& name);
+std::string forced_kernel_name();
 
 // "forward", "input_grad", "weight_grad"; "auto", "direct", "im2col", "reference".
 const char* to_string(Slot slot);

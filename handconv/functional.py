@@ -1,6 +1,8 @@
 """The convolutions, called as `torch.nn.functional` calls them."""
 
+import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,7 +74,7 @@ def conv2d(
         batched, padding = _resolve_padding(padding, batched, weight, stride, dilation)
     else:
         padding = _pair("conv2d", "padding", padding)
-    _check_int("conv2d", "groups", groups)
+    groups = _index("conv2d", "groups", groups)
     output: Tensor = operation(batched, weight, bias, stride, padding, dilation, groups)
     return output.squeeze(0) if batched is not input and input.dim() == 3 else output
 
@@ -123,7 +125,7 @@ def conv_transpose2d(
     padding = _pair(name, "padding", padding)
     output_padding = _pair(name, "output_padding", output_padding)
     dilation = _pair(name, "dilation", dilation)
-    _check_int(name, "groups", groups)
+    groups = _index(name, "groups", groups)
     batched = input.unsqueeze(0) if input.dim() == 3 else input
     size = _transposed_size(batched, weight, stride, padding, output_padding, dilation)
     output: Tensor = operation(batched, weight, bias, size, stride, padding, dilation, groups)
@@ -151,24 +153,27 @@ def _check_tensors(function: str, *, input: Tensor, weight: Tensor, bias: Tensor
     )
 
 
-def _check_int(function: str, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
-        raise TypeError(f"{function}(): argument '{name}' must be int, not {type(value).__name__}")
+def _index(function: str, name: str, value: Any) -> int:
+    """What counts as a number: int, torch.SymInt and whatever has __index__, but no bool."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return operator.index(value)
+    raise TypeError(f"{function}(): argument '{name}' must be int, not {type(value).__name__}")
 
 
 def _pair(function: str, name: str, value: Any) -> Sequence[int]:
-    """One number for both axes, or the sequence as it is: its length is checked with the shapes."""
-    if type(value) is int:
-        return (value, value)
-    if isinstance(value, torch.SymInt):
-        return (value, value)
+    """One number for both axes, or a sequence of one or two."""
     if isinstance(value, tuple | list):
-        for element in value:
-            _check_int(function, name, element)
-        return value
-    raise TypeError(
-        f"{function}(): argument '{name}' must be tuple of ints, not {type(value).__name__}"
-    )
+        if len(value) not in (1, 2):
+            raise RuntimeError(
+                f"expected {name} to be a single integer value or a list of 2 values to match the "
+                f"convolution dimensions, but got {name}={list(value)}"
+            )
+        return [_index(function, name, element) for element in value]
+    number = _index(function, name, value)
+    return (number, number)
 
 
 def _both(values: Sequence[int]) -> tuple[int, int]:
@@ -185,9 +190,10 @@ def _resolve_padding(
         raise RuntimeError(f"Invalid padding string: '{padding}'")
     if any(s != 1 for s in stride):
         raise RuntimeError("padding='same' is not supported for strided convolutions")
-    if weight.dim() != 4 or input.dim() != 4 or len(dilation) not in (1, 2):
+    if weight.dim() != 4 or input.dim() != 4:
         return input, (0, 0)  # refused where shapes are checked
-    totals = [d * (k - 1) for d, k in zip(_both(dilation), weight.shape[2:], strict=True)]
+    # Not below zero, so that a bad dilation or kernel is what gets refused.
+    totals = [max(0, d * (k - 1)) for d, k in zip(_both(dilation), weight.shape[2:], strict=True)]
     odd_height, odd_width = (total % 2 for total in totals)
     if odd_height or odd_width:
         input = F.pad(input, (0, odd_width, 0, odd_height))
@@ -205,11 +211,11 @@ def _transposed_size(
     """(OH, OW) of the transposed convolution."""
     if any(extra < 0 for extra in output_padding):
         raise RuntimeError("negative output_padding is not supported")
-    pairs = [stride, padding, output_padding, dilation]
-    if input.dim() != 4 or weight.dim() != 4 or any(len(pair) not in (1, 2) for pair in pairs):
+    if input.dim() != 4 or weight.dim() != 4 or min(*stride, *dilation) < 1 or min(padding) < 0:
         return [1, 1]  # refused where shapes are checked
+    pairs = zip(*map(_both, (stride, padding, output_padding, dilation)), strict=True)
     size = []
-    for axis, (s, p, extra, d) in enumerate(zip(*map(_both, pairs), strict=True)):
+    for axis, (s, p, extra, d) in enumerate(pairs):
         if extra >= s and extra >= d:
             raise RuntimeError(
                 "output padding must be smaller than either stride or dilation, but got "
@@ -218,4 +224,11 @@ def _transposed_size(
             )
         length = input.shape[2 + axis]
         size.append((length - 1) * s - 2 * p + d * (weight.shape[2 + axis] - 1) + extra + 1)
+    if any(length < 1 or length >= 2**63 for length in size):
+        height, width = input.shape[2:]
+        problem = "small" if min(size) < 1 else "large"
+        raise RuntimeError(
+            f"Given input size per channel: ({height} x {width}). Calculated output size per "
+            f"channel: ({size[0]} x {size[1]}). Output size is too {problem}"
+        )
     return size

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from handconv import _C
-from handconv.functional import _FORWARD, Pair, _both, _pair, _resolve_padding
+from handconv.functional import (
+    _FORWARD,
+    Pair,
+    _both,
+    _check_tensors,
+    _choose,
+    _pair,
+    _resolve_padding,
+)
 
 SLOTS = ("forward", "input_grad", "weight_grad")
 
@@ -49,11 +57,12 @@ def forced_kernel(name: str) -> Iterator[None]:
     Raises:
         RuntimeError: there is no such kernel; and, from an op inside, it cannot run that problem.
     """
+    before = _C.forced_kernel()
     _C.force_kernel(name)
     try:
         yield
     finally:
-        _C.force_kernel("")
+        _C.force_kernel(before)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ def explain(
         For each slot the chosen kernel, the reason of every row before it, FLOPs, bytes and
         workspace.
     """
+    operation = _choose(_FORWARD, algorithm)
+    _check_tensors("explain", input=input, weight=weight, bias=bias)
     strides = _pair("explain", "stride", stride)
     dilations = _pair("explain", "dilation", dilation)
     batched = input.unsqueeze(0) if input.dim() == 3 else input
@@ -121,7 +132,6 @@ def explain(
         batched, paddings = _resolve_padding(padding, batched, weight, strides, dilations)
     else:
         paddings = _pair("explain", "padding", padding)
-    operation = _FORWARD[algorithm]
     operands = [None if t is None else t.to("meta") for t in (batched, weight, bias)]
     output = operation(*operands, strides, paddings, dilations, groups)
     axes = [

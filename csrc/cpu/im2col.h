@@ -72,17 +72,21 @@ class ColumnBlock {
 // W as a matrix in compute type: element (oc, k), rows adjacent along k or, transposed, along oc.
 template <class T>
 inline void pack_weight_matrix(const Problem& problem, const T* w, bool transposed, Compute<T>* matrix) {
+  using C = Compute<T>;
   const Geometry& g = problem.geometry;
   const WeightStrides& strides = problem.w_strides;
-  const std::int64_t taps = g.kernel_area(), channels = g.in_channels_per_group(), depth = channels * taps;
+  const std::int64_t channels = g.in_channels_per_group(), depth = channels * g.kernel_area();
   const std::int64_t out_channels = g.out_channels_per_group();
   parallel_for(g.out_channels, depth, [&](std::int64_t oc, int) {
     const std::int64_t group = oc / out_channels, o = oc % out_channels;
-    for (std::int64_t k = 0; k < depth; ++k) {
-      const T* element = w + oc * strides.out_channel + k / taps * strides.in_channel +
-                         k % taps / g.width.kernel * strides.row + k % g.width.kernel * strides.column;
-      const std::int64_t at = transposed ? k * out_channels + o : o * depth + k;
-      matrix[group * out_channels * depth + at] = to_compute(*element);
+    C* row = matrix + group * out_channels * depth + (transposed ? o : o * depth);
+    for (std::int64_t ic = 0; ic < channels; ++ic) {
+      for (std::int64_t kh = 0; kh < g.height.kernel; ++kh) {
+        const T* line = w + oc * strides.out_channel + ic * strides.in_channel + kh * strides.row;
+        for (std::int64_t kw = 0; kw < g.width.kernel; ++kw, row += transposed ? out_channels : 1) {
+          *row = to_compute(line[kw * strides.column]);
+        }
+      }
     }
   });
 }
@@ -184,7 +188,10 @@ class Im2colKernel {
       const C* rows[R];
       find_rows(matrix, oc, out_channels, row_length, rows);
       accumulate(tile, rows, 1, panel, kPixelLanes<C>, depth, FullPanel<C>{});
-      for (int r = 0; r < R && oc + r < out_channels; ++r) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        if (oc + r >= out_channels) break;
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
           C* sum = sums + (oc + r) * kPixelLanes<C> + v * kLanes<C>;
           store(sum, load(sum) + tile.sums[r][v]);
@@ -290,7 +297,10 @@ class Im2colInputKernel {
       const C* rows[R];
       find_rows(matrix, k, count * taps, depth, rows);
       accumulate(tile, rows, 1, panel, kPixelLanes<C>, depth, FullPanel<C>{});
-      for (int r = 0; r < R && k + r < count * taps; ++r) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        if (k + r >= count * taps) break;
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) store(row + v * kLanes<C>, tile.sums[r][v]);
         const std::int64_t channel = (k + r) / taps, tap = (k + r) % taps;
         columns.add_row(row, tap / g_.width.kernel, tap % g_.width.kernel, planes + channel * g_.input_area());
@@ -331,9 +341,9 @@ class Im2colWeightKernel {
   static WorkspaceSize workspace(const Problem& problem) {
     const Geometry& g = problem.geometry;
     const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(C); };
-    const std::int64_t images = packs(problem) ? g.batch * g.out_channels * g.output_area() : 0;
+    const std::int64_t pixels = packs(problem) ? kPixels * g.out_channels_per_group() : 0;
     const std::int64_t rows = channels_per_item(g) * g.kernel_area();
-    return {bytes(images), bytes(rows * (kPixels + padded_channels(g)))};
+    return {0, bytes(rows * (kPixels + padded_channels(g)) + pixels)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -341,7 +351,7 @@ class Im2colWeightKernel {
   }
 
  private:
-  static constexpr std::int64_t kPixels = 448;  // in a partial sum
+  static constexpr std::int64_t kPixels = 160;  // in a partial sum
 
   Im2colWeightKernel(const Problem& problem, const Buffers& buffers, const Workspace& workspace)
       : problem_(problem),
@@ -361,8 +371,6 @@ class Im2colWeightKernel {
   }
 
   void run_all() {
-    y_ = as_pixel_image<T>(buffers_.y, problem_.y_strides(), g_.batch, g_.out_channels, g_.height.output,
-                           g_.width.output, workspace_.shared<C>());
     const std::int64_t step = channels_per_item(g_), parts = (g_.in_channels_per_group() + step - 1) / step;
     const std::int64_t cost = g_.batch * g_.output_area() * step * g_.kernel_area() * g_.out_channels_per_group();
     parallel_for(g_.groups * parts, cost, [&](std::int64_t item, int thread) {
@@ -381,7 +389,7 @@ class Im2colWeightKernel {
         const std::int64_t rest = g_.output_area() - first;
         const ColumnBlock<T> columns(problem_, first, rest < kPixels ? rest : kPixels);
         pack_rows(n, group, ic, count, columns, rows);
-        const C* y = y_.data + n * y_.sample + first * y_.column + group * g_.out_channels_per_group();
+        const PixelImage<C> y = pixels_of_y(n, group, columns, first, totals + depth * padded);
         for (std::int64_t block = 0; block < blocks_.count(); ++block) {
           visit_vectors(blocks_.vectors(block), [&](auto vectors) {
             add_partial_sums<decltype(vectors)::value>(y, block, columns.count(), rows, depth, totals);
@@ -405,24 +413,45 @@ class Im2colWeightKernel {
     }
   }
 
+  // The block's pixels of y, channels of the group adjacent.
+  PixelImage<C> pixels_of_y(std::int64_t n, std::int64_t group, const ColumnBlock<T>& columns, std::int64_t first,
+                            C* scratch) const {
+    const ImageStrides strides = problem_.y_strides();
+    const std::int64_t channels = g_.out_channels_per_group();
+    const T* y = static_cast<const T*>(buffers_.y) + n * strides.sample + group * channels * strides.channel +
+                 first * strides.column;
+    if constexpr (std::is_same_v<T, C>) {
+      if (!packs(problem_)) return {y, strides.sample, strides.row, strides.column};
+    }
+    for (std::int64_t c = 0; c < channels; ++c) {
+      for (std::int64_t p = 0; p < columns.count(); ++p) {
+        scratch[p * channels + c] = to_compute(y[c * strides.channel + p * strides.column]);
+      }
+    }
+    return {scratch, 0, 0, channels};
+  }
+
   template <int V>
-  void add_partial_sums(const C* y, std::int64_t block, std::int64_t pixels, const C* rows, std::int64_t depth,
-                        C* totals) const {
+  void add_partial_sums(const PixelImage<C>& y, std::int64_t block, std::int64_t pixels, const C* rows,
+                        std::int64_t depth, C* totals) const {
     constexpr int R = kTileRows<V>;
     const std::int64_t lanes = blocks_.size(block), padded = padded_channels(g_);
-    const C* panel = y + blocks_.first(block);
+    const C* panel = y.data + blocks_.first(block);
     for (std::int64_t k = 0; k < depth; k += R) {
       Tile<C, R, V> tile;
       tile.start_at_zero();
       const C* tile_rows[R];
       find_rows(rows, k, depth, kPixels, tile_rows);
       if (lanes == V * kLanes<C>) {
-        accumulate(tile, tile_rows, 1, panel, y_.column, pixels, FullPanel<C>{});
+        accumulate(tile, tile_rows, 1, panel, y.column, pixels, FullPanel<C>{});
       } else {
         const TailPanel<C> tail{mask_between<C>(0, lanes - (V - 1) * kLanes<C>)};
-        accumulate(tile, tile_rows, 1, panel, y_.column, pixels, tail);
+        accumulate(tile, tile_rows, 1, panel, y.column, pixels, tail);
       }
-      for (int r = 0; r < R && k + r < depth; ++r) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        if (k + r >= depth) break;
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
           C* total = totals + (k + r) * padded + blocks_.first(block) + v * kLanes<C>;
           store(total, load(total) + tile.sums[r][v]);
@@ -446,5 +475,4 @@ class Im2colWeightKernel {
   const Buffers& buffers_;
   const Workspace& workspace_;
   LaneBlocks<C> blocks_;
-  PixelImage<C> y_{};
 };

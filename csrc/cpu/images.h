@@ -7,31 +7,52 @@ struct PixelImage {
   std::int64_t sample, row, column;  // strides; channels are adjacent
 };
 
+// How many samples of `elements` each are converted at a time: as many as stay within a bound, and at least one.
+template <class C>
+inline std::int64_t samples_within_budget(std::int64_t batch, std::int64_t elements) {
+  constexpr std::int64_t kBytes = std::int64_t{32} << 20;
+  const std::int64_t samples = kBytes / static_cast<std::int64_t>(sizeof(C)) / elements;
+  return samples < 1 ? 1 : samples < batch ? samples : batch;
+}
+
 template <class T>
 inline bool is_pixel_image(const ImageStrides& strides) {
   return std::is_same_v<T, Compute<T>> && strides.channel == 1;
 }
 
-// One image to pixels by channels: 16 channels of 16 pixels at a time, so that both sides stay in the first cache.
-template <class T>
-inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t channels, std::int64_t first_pixel,
-                      std::int64_t last_pixel, Compute<T>* target) {
-  constexpr std::int64_t kBlock = 16;
-  if (strides.channel == 1) {
-    const std::int64_t begin = first_pixel * channels, end = last_pixel * channels;
-    std::int64_t i = begin;
-    for (; i + kLanes<Compute<T>> <= end; i += kLanes<Compute<T>>) store(target + i, load(source + i));
-    for (; i < end; ++i) target[i] = to_compute(source[i]);
-    return;
-  }
-  for (std::int64_t c0 = 0; c0 < channels; c0 += kBlock) {
-    const std::int64_t c1 = c0 + kBlock < channels ? c0 + kBlock : channels;
-    for (std::int64_t p0 = first_pixel; p0 < last_pixel; p0 += kBlock) {
-      const std::int64_t p1 = p0 + kBlock < last_pixel ? p0 + kBlock : last_pixel;
-      for (std::int64_t p = p0; p < p1; ++p) {
-        for (std::int64_t c = c0; c < c1; ++c) target[p * channels + c] = to_compute(source[c * strides.channel + p]);
+// Transposes a matrix of rows x columns: target[c * target_step + r] = source[r * source_step + c], a square of vectors at a time.
+template <class T, class U>
+inline void transpose_matrix(const T* source, std::int64_t source_step, std::int64_t rows, std::int64_t columns,
+                             U* target, std::int64_t target_step) {
+  using C = Compute<T>;
+  constexpr std::int64_t L = kLanes<C>;
+  for (std::int64_t r = 0; r < rows; r += L) {
+    const auto target_mask = mask_between<C>(0, rows - r);
+    for (std::int64_t c = 0; c < columns; c += L) {
+      const auto source_mask = mask_between<C>(0, columns - c);
+      Vector<C> square[L];
+      for (std::int64_t i = 0; i < L; ++i) {
+        square[i] = r + i < rows ? load_masked(source + (r + i) * source_step + c, source_mask) : Vector<C>{};
+      }
+      transpose<C>(square);
+      for (std::int64_t i = 0; i < L && c + i < columns; ++i) {
+        store_masked(target + (c + i) * target_step + r, square[i], target_mask);
       }
     }
+  }
+}
+
+// Pixels [first, last) of one image to pixels by channels.
+template <class T>
+inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t channels, std::int64_t first,
+                      std::int64_t last, Compute<T>* target) {
+  if (strides.channel == 1) {
+    for (std::int64_t i = first * channels; i < last * channels; i += kLanes<Compute<T>>) {
+      const auto mask = mask_between<Compute<T>>(0, last * channels - i);
+      store_masked(target + i, load_masked(source + i, mask), mask);
+    }
+  } else {
+    transpose_matrix(source + first, strides.channel, channels, last - first, target + first * channels, channels);
   }
 }
 

@@ -63,11 +63,34 @@ class TilePixels {
       const bool exists = first + r < run.first + run.count;
       h_[r] = exists ? i * run.rows->source_step : kNowhere;
       w_[r] = j * run.columns->source_step;
+      positions_[r] = exists ? h_[r] * row_stride + w_[r] * column_stride : 0;
       if (++j == run.columns->count) {
         j = 0;
         ++i;
       }
     }
+  }
+
+  // Whether every tap of every pixel lies inside the source.
+  bool is_interior(const PixelRun& run) const {
+    const Span<Tap>&row_taps = run.rows->taps, &column_taps = run.columns->taps;
+    if (row_taps.count == 0 || column_taps.count == 0) return false;
+    bool inside = true;
+    for (int r = 0; r < R; ++r) {
+      for (const std::int64_t t : {std::int64_t{0}, row_taps.count - 1}) {
+        inside &= static_cast<std::uint64_t>(h_[r] + row_taps[t].offset) < static_cast<std::uint64_t>(height_);
+      }
+      for (const std::int64_t t : {std::int64_t{0}, column_taps.count - 1}) {
+        inside &= static_cast<std::uint64_t>(w_[r] + column_taps[t].offset) < static_cast<std::uint64_t>(width_);
+      }
+    }
+    return inside;
+  }
+
+  // For an interior tile.
+  void find_inside(const Tap& row, const Tap& column, const E* (&pixels)[R]) const {
+    const std::int64_t offset = row.offset * row_stride_ + column.offset * column_stride_;
+    for (int r = 0; r < R; ++r) pixels[r] = image_ + positions_[r] + offset;
   }
 
   // False if every pixel of the tile sees padding through this row of taps.
@@ -76,7 +99,7 @@ class TilePixels {
     for (int r = 0; r < R; ++r) {
       const std::int64_t h = h_[r] + tap.offset;
       inside_[r] = static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height_);
-      lines_[r] = image_ + h * row_stride_;
+      lines_[r] = inside_[r] ? image_ + h * row_stride_ : zeros_;
       any |= inside_[r];
     }
     return any;
@@ -99,7 +122,7 @@ class TilePixels {
   const E* image_;
   std::int64_t row_stride_, column_stride_, height_, width_;
   const E* zeros_;
-  std::int64_t h_[R], w_[R];
+  std::int64_t h_[R], w_[R], positions_[R];
   const E* lines_[R];
   bool inside_[R];
 };
@@ -110,8 +133,11 @@ inline void store_pixels(const Tile<Compute<T>, R, V>& tile, const PixelRun& run
                          std::int64_t first, std::int64_t lanes, T* target) {
   using C = Compute<T>;
   const auto tail = mask_between<C>(0, lanes - (V - 1) * kLanes<C>);
-  for (int r = 0; r < R && first + r < run.first + run.count; ++r) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    if (first + r >= run.first + run.count) break;
     T* pixel = target + filled_offset(run, strides, first + r);
+#pragma GCC unroll 4
     for (int v = 0; v < V - 1; ++v) store(pixel + v * kLanes<C>, tile.sums[r][v]);
     store_masked(pixel + (V - 1) * kLanes<C>, tile.sums[r][V - 1], tail);
   }

@@ -1,6 +1,6 @@
 // direct.planes: lanes are neighbouring pixels of a row, for contiguous (NCHW) images and groups of few channels, depthwise above all.
 // Nothing is padded or copied: a load takes a mask of the lanes that lie inside the image, made once per column of tiles and tap, and
-// rows outside are skipped.
+// a row outside is a line of zeros.
 //
 // Register tile: F filled channels x rows x V vectors; each load serves F multiply-adds. Bytes: source and filled image once, as long
 // as a plane stays in L2.
@@ -33,8 +33,9 @@ class PlanesKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
-    const auto weights = static_cast<std::size_t>(gather.groups * group_weights(gather));
-    return {weights * sizeof(C), static_cast<std::size_t>(gather.columns.kernel_size) * 2 * sizeof(Mask<C>)};
+    const std::int64_t elements = gather.groups * group_weights(gather) + gather.columns.source_size;
+    return {static_cast<std::size_t>(elements) * sizeof(C),
+            static_cast<std::size_t>(gather.columns.kernel_size) * 2 * sizeof(Mask<C>)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -57,6 +58,11 @@ class PlanesKernel {
     return gather.source_channels * gather.kernel_area() * tile_channels(gather);
   }
   static std::int64_t group_weights(const Gather& gather) { return channel_tiles(gather) * tile_weights(gather); }
+
+  // A source line in the padding.
+  const T* zeros() const {
+    return reinterpret_cast<const T*>(workspace_.shared<C>() + gather_.groups * group_weights(gather_));
+  }
 
   void run_all() {
     pack_weights();
@@ -95,6 +101,7 @@ class PlanesKernel {
         }
       }
     });
+    std::memset(const_cast<T*>(zeros()), 0, static_cast<std::size_t>(gather_.columns.source_size) * sizeof(T));
   }
 
   // What one item fills: up to F planes, rows [first_row, first_row + kRowsPerItem) of a class.
@@ -157,18 +164,21 @@ class PlanesKernel {
   }
 
   template <int F, int R, int V>
-  void start(Vector<C> (&sums)[F][R][V], std::int64_t channel) const {
+  inline __attribute__((always_inline)) void start(Vector<C> (&sums)[F][R][V], std::int64_t channel) const {
     const auto* bias = static_cast<const T*>(gather_.bias);
     const std::int64_t last = gather_.groups * gather_.filled_channels;
+#pragma GCC unroll 4
     for (int f = 0; f < F; ++f) {
       const C value = bias && channel + f < last ? to_compute(bias[channel + f]) : C(0);
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) sums[f][r][v] = broadcast(value);
       }
     }
   }
 
-  // The source line of each row of the tile, null for one in the padding; false if all are.
+  // The source line of each row of the tile; false if all lie in the padding.
   template <int R>
   bool find_lines(const Planes& planes, std::int64_t row, std::int64_t last_row, const Tap& tap, const T* plane,
                   const T* (&lines)[R]) const {
@@ -176,7 +186,7 @@ class PlanesKernel {
     for (int r = 0; r < R; ++r) {
       const std::int64_t h = (row + r) * planes.rows->source_step + tap.offset;
       const bool inside = row + r < last_row && 0 <= h && h < gather_.rows.source_size;
-      lines[r] = inside ? plane + h * gather_.source_strides.row : nullptr;
+      lines[r] = inside ? plane + h * gather_.source_strides.row : zeros();
       any |= inside;
     }
     return any;
@@ -191,13 +201,13 @@ class PlanesKernel {
       const std::int64_t start = at.first * columns.source_step + tap.offset;
       Vector<C> weight[F];
       for (int f = 0; f < F; ++f) weight[f] = broadcast(weights[tap.kernel * F + f]);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        if (lines[r] == nullptr) continue;
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) {
-          const Mask<C> mask = at.sources[t * V + v];
-          const T* p = lines[r] + start + v * kLanes<C> * columns.source_step;
+      for (int v = 0; v < V; ++v) {
+        const Mask<C> mask = at.sources[t * V + v];
+        const std::int64_t position = start + v * kLanes<C> * columns.source_step;
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const T* p = lines[r] + position;
           const Vector<C> pixels = kUnitStep ? load_masked(p, mask) : load_strided(p, columns.source_step, mask);
 #pragma GCC unroll 4
           for (int f = 0; f < F; ++f) sums[f][r][v] = fma(pixels, weight[f], sums[f][r][v]);
@@ -207,28 +217,33 @@ class PlanesKernel {
   }
 
   template <int F, int R, int V>
-  void store_tile(const Vector<C> (&sums)[F][R][V], const Planes& planes, std::int64_t row, std::int64_t last_row,
+  inline __attribute__((always_inline)) void store_tile(const Vector<C> (&sums)[F][R][V], const Planes& planes, std::int64_t row, std::int64_t last_row,
                   std::int64_t first, std::int64_t channel) const {
     const ImageStrides& strides = gather_.filled_strides;
     const AxisClass &rows = *planes.rows, &columns = *planes.columns;
     const std::int64_t last_channel = (planes.group + 1) * gather_.filled_channels;
     T* image = static_cast<T*>(gather_.filled) + planes.n * strides.sample;
-    for (int f = 0; f < F && channel + f < last_channel; ++f) {
-      for (int r = 0; r < R && row + r < last_row; ++r) {
+#pragma GCC unroll 4
+    for (int f = 0; f < F; ++f) {
+      if (channel + f >= last_channel) break;
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        if (row + r >= last_row) break;
         T* line = image + (channel + f) * strides.channel + (rows.first + (row + r) * rows.step) * strides.row;
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-          const std::int64_t position = first + v * kLanes<C>, exist = columns.count - position;
-          T* p = line + columns.first + position * columns.step;
-          if (columns.step == 1) {
-            store_masked(p, sums[f][r][v], mask_between<C>(0, exist));
-          } else {
-            for (int lane = 0; lane < kLanes<C> && lane < exist; ++lane) {
-              p[lane * columns.step] = from_compute<T>(sums[f][r][v][lane]);
-            }
-          }
+          const std::int64_t position = first + v * kLanes<C>;
+          store_strided(line + columns.first + position * columns.step, columns.step, columns.count - position,
+                        sums[f][r][v]);
         }
       }
     }
+  }
+
+  // The first `count` lanes.
+  static void store_strided(T* p, std::int64_t step, std::int64_t count, Vector<C> sums) {
+    if (step == 1) return store_masked(p, sums, mask_between<C>(0, count));
+    for (int lane = 0; lane < kLanes<C> && lane < count; ++lane) p[lane * step] = from_compute<T>(sums[lane]);
   }
 
   const Gather& gather_;
@@ -236,7 +251,7 @@ class PlanesKernel {
 };
 
 // The weight gradient of planes: the taps of a pair of channels are sums over the pixels of one plane of y and one of x. Up to
-// K x K taps are kept in registers at a time, as vectors of partial sums over columns, and added to the totals sample by sample.
+// K x K taps are kept in registers at a time, as vectors of partial sums down a column of vectors, which are then added to the totals.
 template <class T>
 class PlanesWeightKernel {
  public:
@@ -287,11 +302,8 @@ class PlanesWeightKernel {
     Tile<C, K, K> totals;
     totals.start_at_zero();
     for (std::int64_t n = 0; n < g.batch; ++n) {
-      Tile<C, K, K> tile;
-      tile.start_at_zero();
-      add_sample<K>(tile, g, item, x + n * xs.sample, y + n * ys.sample);
-      for (int i = 0; i < K; ++i) {
-        for (int j = 0; j < K; ++j) totals.sums[i][j] += tile.sums[i][j];
+      for (std::int64_t column = 0; column < g.width.output; column += kLanes<C>) {
+        add_column<K>(totals, g, item, x + n * xs.sample, y + n * ys.sample, column);
       }
     }
     for (int i = 0; i < item.rows; ++i) {
@@ -302,30 +314,37 @@ class PlanesWeightKernel {
     }
   }
 
+  // The columns of y from `column` on that fill a vector.
   template <int K>
-  static void add_sample(Tile<C, K, K>& tile, const Geometry& g, const Item<K>& item, const T* x, const T* y) {
-    for (std::int64_t column = 0; column < g.width.output; column += kLanes<C>) {
-      const Mask<C> exist = mask_between<C>(0, g.width.output - column);
-      Mask<C> inside[K];
-      for (int j = 0; j < K; ++j) {
-        const Range outputs = j < item.columns ? outputs_inside(g.width, item.kw + j) : Range{0, 0};
-        inside[j] = mask_between<C>(outputs.first - column, outputs.last - column);
-      }
-      const T* x_column = x + input_position(g.width, column, item.kw);
-      for (std::int64_t oh = 0; oh < g.height.output; ++oh) {
-        const Vector<C> cotangent = load_masked(y + oh * g.width.output + column, exist);
+  static void add_column(Tile<C, K, K>& totals, const Geometry& g, const Item<K>& item, const T* x, const T* y,
+                         std::int64_t column) {
+    const Mask<C> exist = mask_between<C>(0, g.width.output - column);
+    Mask<C> inside[K];
+    for (int j = 0; j < K; ++j) {
+      const Range outputs = j < item.columns ? outputs_inside(g.width, item.kw + j) : Range{0, 0};
+      inside[j] = mask_between<C>(outputs.first - column, outputs.last - column);
+    }
+    const T* x_column = x + input_position(g.width, column, item.kw);
+    Tile<C, K, K> tile;
+    tile.start_at_zero();
+    for (std::int64_t oh = 0; oh < g.height.output; ++oh) {
+      const Vector<C> cotangent = load_masked(y + oh * g.width.output + column, exist);
 #pragma GCC unroll 8
-        for (int i = 0; i < K; ++i) {
-          const std::int64_t h = input_position(g.height, oh, item.kh + i);
-          if (i >= item.rows || h < 0 || h >= g.height.input) continue;
-          const T* line = x_column + h * g.width.input;
+      for (int i = 0; i < K; ++i) {
+        const std::int64_t h = input_position(g.height, oh, item.kh + i);
+        if (i >= item.rows || h < 0 || h >= g.height.input) continue;
+        const T* line = x_column + h * g.width.input;
 #pragma GCC unroll 8
-          for (int j = 0; j < K; ++j) {
-            const Vector<C> pixels = load_strided(line + j * g.width.dilation, g.width.stride, inside[j]);
-            tile.sums[i][j] = fma(pixels, cotangent, tile.sums[i][j]);
-          }
+        for (int j = 0; j < K; ++j) {
+          const Vector<C> pixels = load_strided(line + j * g.width.dilation, g.width.stride, inside[j]);
+          tile.sums[i][j] = fma(pixels, cotangent, tile.sums[i][j]);
         }
       }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < K; ++j) totals.sums[i][j] += tile.sums[i][j];
     }
   }
 };

@@ -9,8 +9,10 @@ namespace handconv {
 Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
+Refusal refuse_all_but_small_groups(const Problem& problem, int lanes);
 
 // What a later row does better.
+Refusal too_large_to_convert(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
 
 }  // namespace handconv

@@ -11,9 +11,39 @@ struct VectorOf {
 template <class C>
 using Vector = typename VectorOf<C>::type;
 
+// The integer as wide as a lane: what lanes are numbered with.
+template <class C>
+using LaneIndex = std::conditional_t<sizeof(C) == 4, std::int32_t, std::int64_t>;
+
+// Subtracting zero changes no bit and so costs nothing; adding it would turn -0 into 0, and is not left out by the compiler.
 template <class C>
 inline Vector<C> broadcast(C value) {
-  return Vector<C>{} + value;
+  return value - Vector<C>{};
+}
+
+template <class V, int... I>
+inline V interleave(V a, V b, int half, std::integer_sequence<int, I...>) {
+  constexpr int kCount = sizeof...(I);
+  return half == 0 ? __builtin_shufflevector(a, b, (I % 2 * kCount + I / 2)...)
+                   : __builtin_shufflevector(a, b, (I % 2 * kCount + I / 2 + kCount / 2)...);
+}
+
+// Transposes a square of as many vectors as a vector has lanes, by log2 of that many perfect shuffles.
+template <class C>
+inline __attribute__((always_inline)) void transpose(Vector<C> (&rows)[kLanes<C>]) {
+  constexpr int L = kLanes<C>;
+  constexpr std::make_integer_sequence<int, L> lanes;
+#pragma GCC unroll 4
+  for (int done = 1; done < L; done *= 2) {
+    Vector<C> shuffled[L];
+#pragma GCC unroll 8
+    for (int i = 0; i < L / 2; ++i) {
+      shuffled[2 * i] = interleave(rows[i], rows[i + L / 2], 0, lanes);
+      shuffled[2 * i + 1] = interleave(rows[i], rows[i + L / 2], 1, lanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) rows[i] = shuffled[i];
+  }
 }
 
 // The lanes' sum, always in the same order.

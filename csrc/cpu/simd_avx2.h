@@ -111,3 +111,11 @@ inline void store_masked(T* p, Vector<float> value, Mask<float> mask) {
   if (bits == (1 << kLanes<float>)-1) return store(p, value);
   store_each(p, value, [=](int lane) { return bits >> lane & 1; });
 }
+
+// result[lane] = vector[index[lane]]
+inline Vector<float> permute(Vector<float> vector, const std::int32_t* index) {
+  return _mm256_permutevar8x32_ps(vector, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
+}
+inline Vector<double> permute(Vector<double> vector, const std::int64_t* index) {
+  return Vector<double>{vector[index[0]], vector[index[1]], vector[index[2]], vector[index[3]]};
+}

@@ -98,3 +98,11 @@ inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compu
   }
   return load_each(p, step, [=](int lane) { return mask >> lane & 1; });
 }
+
+// result[lane] = vector[index[lane]]
+inline Vector<float> permute(Vector<float> vector, const std::int32_t* index) {
+  return _mm512_permutexvar_ps(_mm512_loadu_si512(index), vector);
+}
+inline Vector<double> permute(Vector<double> vector, const std::int64_t* index) {
+  return _mm512_permutexvar_pd(_mm512_loadu_si512(index), vector);
+}

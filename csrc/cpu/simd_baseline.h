@@ -58,3 +58,11 @@ template <class T>
 inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compute<T>> mask) {
   return step == 1 ? load_masked(p, mask) : load_each(p, step, mask);
 }
+
+// result[lane] = vector[index[lane]]
+template <class V, class Index>
+inline V permute(V vector, const Index* index) {
+  V result;
+  for (std::size_t lane = 0; lane < sizeof(V) / sizeof(vector[0]); ++lane) result[lane] = vector[index[lane]];
+  return result;
+}

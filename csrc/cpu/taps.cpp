@@ -53,6 +53,7 @@ Gather::Gather(const Problem& problem, const Buffers& buffers)
   const WeightStrides& strides = problem.w_strides;
   source_channels = forward ? geometry.in_channels_per_group() : geometry.out_channels_per_group();
   filled_channels = forward ? geometry.out_channels_per_group() : geometry.in_channels_per_group();
+  group_channels = filled_channels;
   source_strides = forward ? problem.x_strides() : problem.y_strides();
   filled_strides = forward ? problem.y_strides() : problem.x_strides();
   w_group = geometry.out_channels_per_group() * strides.out_channel;
@@ -65,8 +66,7 @@ Gather::Gather(const Problem& problem, const Buffers& buffers)
 }
 
 Gather Gather::with_groups_as_channels() && {
-  filled_channels = groups;
-  w_filled = w_group;
+  filled_channels = groups * group_channels;
   groups = 1;
   return std::move(*this);
 }

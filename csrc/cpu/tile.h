@@ -18,20 +18,68 @@ constexpr int kTileVectors = kVectorBytes == 64 ? 4 : 2;
 template <int V>
 constexpr int kTileRows = kVectorBytes == 64 ? (V == 4 ? 6 : V == 3 ? 8 : V == 2 ? 12 : 14) : (V == 2 ? 6 : 12);
 
+//
+// Every loop over a tile is unrolled: a run-time index would move its registers to memory.
 template <class C, int R, int V>
 struct Tile {
   Vector<C> sums[R][V];
 
   // Every row starts from the same lanes.
   void start(const C* lanes) {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = load(lanes + v * kLanes<C>);
     }
   }
   void start_at_zero() {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
     }
+  }
+};
+
+// A tile whose long sums are made of blocks, which keeps rounding from growing with the number of terms: once kTerms have been added
+// the block is added to the totals and starts anew. The totals lie in memory, and short sums never touch them.
+template <class C, int R, int V>
+struct BlockedTile {
+  static constexpr std::int64_t kTerms = 256;
+
+  Tile<C, R, V> block, totals;
+  std::int64_t terms = 0;
+  bool has_totals = false;
+
+  void start(const C* lanes) { block.start(lanes); }
+
+  void note_terms(std::int64_t count) {
+    terms += count;
+    if (terms >= kTerms) flush();
+  }
+
+  // Leaves the whole sums in `block`.
+  void finish() {
+    if (!has_totals) return;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) block.sums[r][v] += totals.sums[r][v];
+    }
+  }
+
+ private:
+  void flush() {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        totals.sums[r][v] = has_totals ? totals.sums[r][v] + block.sums[r][v] : block.sums[r][v];
+      }
+    }
+    block.start_at_zero();
+    has_totals = true;
+    terms = 0;
   }
 };
 
@@ -64,23 +112,28 @@ inline __attribute__((always_inline)) void accumulate(Tile<C, R, V>& tile, const
   }
 }
 
-// How the channels of one group are cut into blocks of lanes: full blocks of kTileVectors vectors, then one of the vectors that the
-// rest needs.
+// How channels are cut into blocks of lanes: full blocks, then one of the vectors that the rest needs.
 template <class C>
 struct LaneBlocks {
+  static constexpr std::int64_t kLargest = kTileVectors * kLanes<C>;
+
   std::int64_t channels;
+  std::int64_t full = kLargest;  // channels of a full block
 
-  static constexpr std::int64_t kFull = kTileVectors * kLanes<C>;
-
-  std::int64_t count() const { return (channels + kFull - 1) / kFull; }
-  std::int64_t padded_channels() const { return (channels + kLanes<C> - 1) / kLanes<C> * kLanes<C>; }
-  std::int64_t first(std::int64_t block) const { return block * kFull; }
+  std::int64_t count() const { return (channels + full - 1) / full; }
+  std::int64_t first(std::int64_t block) const { return block * full; }
   std::int64_t size(std::int64_t block) const {
     const std::int64_t rest = channels - first(block);
-    return rest < kFull ? rest : kFull;
+    return rest < full ? rest : full;
   }
-  int vectors(std::int64_t block) const { return static_cast<int>((size(block) + kLanes<C> - 1) / kLanes<C>); }
+  int vectors(std::int64_t block) const { return static_cast<int>(vectors_for(size(block))); }
   std::int64_t padded_size(std::int64_t block) const { return vectors(block) * kLanes<C>; }
+  // Lanes of all blocks before `block`, padding included.
+  std::int64_t padded_first(std::int64_t block) const { return block * vectors_for(full) * kLanes<C>; }
+  std::int64_t padded_channels() const { return padded_first(count() - 1) + padded_size(count() - 1); }
+
+ private:
+  static std::int64_t vectors_for(std::int64_t lanes) { return (lanes + kLanes<C> - 1) / kLanes<C>; }
 };
 
 template <int V>

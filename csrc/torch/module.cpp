@@ -75,7 +75,7 @@ Axis to_axis(const AxisTuple& a) {
   return {a[0], a[1], a[2], a[3], a[4], a[5]};
 }
 
-// The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace).
+// The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace if it runs).
 std::vector<py::tuple> explain(const std::string& slot, const std::string& algorithm, const std::string& dtype,
                                bool channels_last, bool has_bias, const std::array<std::int64_t, 4>& channels,
                                const AxisTuple& height, const AxisTuple& width) {
@@ -92,11 +92,14 @@ std::vector<py::tuple> explain(const std::string& slot, const std::string& algor
                         geometry,
                         strides};
   std::vector<py::tuple> answers;
-  for (const Verdict& verdict :
+  for (const auto& [kernel, refusal] :
        consider(problem, parse(algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col}))) {
-    const auto bytes = Workspace::total_bytes(verdict.kernel->workspace(problem), max_threads());
-    answers.push_back(py::make_tuple(describe(*verdict.kernel),
-                                     verdict.refusal ? py::object(py::str(verdict.refusal)) : py::none(), bytes));
+    if (refusal) {
+      answers.push_back(py::make_tuple(describe(*kernel), refusal, 0));
+    } else {
+      const auto bytes = Workspace::total_bytes(kernel->workspace(problem), max_threads());
+      answers.push_back(py::make_tuple(describe(*kernel), py::none(), bytes));
+    }
   }
   return answers;
 }
@@ -112,6 +115,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("isa", best_isa);
   module.def("kernels", describe_kernels);
   module.def("force_kernel", force_kernel, py::arg("name"));
+  module.def("forced_kernel", forced_kernel_name);
   module.def("explain", explain, py::arg("slot"), py::arg("algorithm"), py::arg("dtype"), py::arg("channels_last"),
              py::arg("has_bias"), py::arg("channels"), py::arg("height"), py::arg("width"));
 }
