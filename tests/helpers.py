@@ -22,6 +22,15 @@ import handconv
 ALGORITHMS = handconv.algorithms()
 CASES = {case.name: case for case in SMALL_CASES}
 
+# Large enough for every thread to get work, and for sums and images to be cut into blocks.
+LARGE_CASES = [
+    Case("dense, large", 2, 130, 12, 29, 40, (3, 3), padding=(1, 1), has_bias=True),
+    Case("depthwise, large", 2, 37, 35, 31, 37, (3, 3), padding=(1, 1), groups=37),
+    Case("grouped, large", 3, 80, 22, 31, 72, (3, 3), (2, 2), (1, 1), groups=4, has_bias=True),
+    Case("few channels, many pixels", 2, 3, 65, 70, 5, (3, 3), padding=(1, 1)),
+    Case("1x1, large", 2, 300, 14, 15, 80, (1, 1)),
+]
+
 # Elements before and behind an operand of `guarded`; odd, so that no vector of it is aligned.
 MARGIN = 67
 

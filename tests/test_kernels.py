@@ -14,10 +14,12 @@ from cases import DTYPES, LAYOUTS, SMALL_CASES, Case
 from helpers import (
     ALGORITHMS,
     CASES,
+    LARGE_CASES,
     Operands,
     by_layout,
     by_slot,
     bytes_of,
+    each_fast_kernel,
     each_kernel,
     exact,
     forced,
@@ -85,6 +87,29 @@ def test_every_kernel_takes_some_case(kernel: handconv.Kernel) -> None:
     # Without a batch no kernel is asked.
     cases = [case for case in SMALL_CASES if case.N > 0]
     assert any(takes(case, layout) for layout in LAYOUTS for case in cases)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@by_layout
+@by_slot
+@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
+def test_every_kernel_is_exact_on_large_problems(
+    case: Case, slot: str, layout: str, dtype: torch.dtype
+) -> None:
+    operands = operands_of(case, slot, dtype, layout)
+    expected = exact(case, slot).to(dtype)
+    for kernel, result in each_fast_kernel(case, slot, operands):
+        assert torch.equal(result, expected), kernel.name
+
+
+@by_slot
+def test_every_kernel_is_exact_on_many_bytes(slot: str) -> None:
+    """x alone has more than 32 MiB, at which images are cut into parts."""
+    case = Case("many bytes", 3, 16, 420, 420, 2, (2, 2), (3, 2))
+    operands = operands_of(case, slot, torch.float32)
+    expected = exact(case, slot).float()
+    for kernel, result in each_fast_kernel(case, slot, operands):
+        assert torch.equal(result, expected), kernel.name
 
 
 # Operands as they may come.

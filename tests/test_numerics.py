@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import SMALL_CASES, Case
+from cases import MEMORY_FORMATS, SLOTS, SMALL_CASES, Case
 from helpers import (
     ALGORITHMS,
     CASES,
+    LARGE_CASES,
     Operands,
+    by_algorithm,
     by_layout,
     by_slot,
     each_fast_kernel,
@@ -142,21 +145,12 @@ def test_infinities_and_nan_stay_where_they_belong(slot: str, dtype: torch.dtype
 
 # Reproducibility.
 
-# Large enough for every thread to get work, and for sums to be split.
-LARGE = [
-    Case("dense", 2, 40, 30, 31, 70, (3, 3), padding=(1, 1), has_bias=True),
-    Case("depthwise", 2, 37, 30, 31, 37, (3, 3), padding=(1, 1), groups=37),
-    Case("grouped", 3, 24, 30, 31, 32, (3, 3), (2, 2), (1, 1), groups=4, has_bias=True),
-    Case("few channels, many pixels", 2, 3, 65, 70, 5, (3, 3), padding=(1, 1)),
-    Case("1x1", 2, 70, 25, 26, 40, (1, 1)),
-]
-
 
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @by_layout
 @by_slot
-@pytest.mark.parametrize("case", LARGE, ids=str)
+@pytest.mark.parametrize("case", LARGE_CASES, ids=str)
 def test_same_bits_on_every_run_and_any_number_of_threads(
     case: Case, slot: str, layout: str, dtype: torch.dtype
 ) -> None:
@@ -168,7 +162,7 @@ def test_same_bits_on_every_run_and_any_number_of_threads(
 
     torch.set_num_threads(1)
     alone = results()
-    for threads in (2, 3, 3):
+    for threads in (2, 3):
         torch.set_num_threads(threads)
         for name, result in results().items():
             assert torch.equal(result, alone[name]), (name, threads)
@@ -177,7 +171,7 @@ def test_same_bits_on_every_run_and_any_number_of_threads(
 @pytest.mark.usefixtures("restored_threads")
 def test_gradients_have_the_same_bits_for_any_number_of_threads() -> None:
     """That of the bias too, which is a sum over everything."""
-    case = LARGE[0]
+    case = LARGE_CASES[0]
     x, w, bias, y = case.tensors(torch.float32)
     inputs = [t.requires_grad_() for t in (x, w, bias)]
 
@@ -198,7 +192,7 @@ def sample_of(case: Case, operands: Operands, n: int) -> tuple[Case, Operands]:
 @pytest.mark.parametrize("slot", ["forward", "input_grad"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @by_layout
-@pytest.mark.parametrize("case", [c for c in (*SMALL_CASES, *LARGE) if c.N > 1], ids=str)
+@pytest.mark.parametrize("case", [c for c in (*SMALL_CASES, *LARGE_CASES) if c.N > 1], ids=str)
 def test_a_sample_has_the_same_bits_alone_and_in_a_batch(
     case: Case, layout: str, dtype: torch.dtype, slot: str
 ) -> None:
@@ -216,14 +210,27 @@ def test_a_sample_has_the_same_bits_alone_and_in_a_batch(
 
 
 @by_layout
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@by_algorithm
 def test_the_choice_does_not_depend_on_the_batch(algorithm: str, layout: str) -> None:
-    for case in (*SMALL_CASES, *LARGE):
-        chosen = set()
-        for batch in (1, 2, 7, 64):
-            x, w, bias, _ = dataclasses.replace(case, N=batch).tensors(
-                torch.float32, layout, device="meta"
-            )
-            explanation = handconv.explain(x, w, bias, *case.arguments, algorithm=algorithm)
-            chosen.add((explanation.forward.kernel, explanation.input_grad.kernel))
-        assert len(chosen) == 1, case
+    def chosen(case: Case, batch: int) -> tuple[str, str]:
+        x, w = (
+            torch.empty(shape, device="meta", memory_format=MEMORY_FORMATS[layout])
+            for shape in ((batch, *case.input_shape[1:]), case.weight_shape)
+        )
+        explanation = handconv.explain(x, w, None, *case.arguments, algorithm=algorithm)
+        return explanation.forward.kernel, explanation.input_grad.kernel
+
+    for case in (*SMALL_CASES, *LARGE_CASES):
+        assert len({chosen(case, batch) for batch in (1, 2, 7, 64)}) == 1, case
+
+
+def test_threads_of_python_do_not_meet() -> None:
+    """Calls at the same time share no scratch memory."""
+    case = LARGE_CASES[0]
+    operands = {slot: operands_of(case, slot, torch.float32, integers=False) for slot in SLOTS}
+    jobs = [(slot, algorithm) for slot in SLOTS for algorithm in ALGORITHMS] * 3
+    alone = {job: run(case, job[0], operands[job[0]], job[1]) for job in jobs}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda job: run(case, job[0], operands[job[0]], job[1]), jobs))
+    for job, result in zip(jobs, found, strict=True):
+        assert torch.equal(result, alone[job]), job
