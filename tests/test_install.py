@@ -176,9 +176,9 @@ def test_source_distribution_is_complete_and_needs_no_torch(installer: Installer
     folders = ("build_backend", "csrc", "handconv", "tests", "bench", "examples")
     files = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
     installer.project = installer.folder / "project"
-    compiled = shutil.ignore_patterns("*.so", "__pycache__")
+    produced = shutil.ignore_patterns("*.so", "__pycache__", "results")
     for name in folders:
-        shutil.copytree(ROOT / name, installer.project / name, ignore=compiled)
+        shutil.copytree(ROOT / name, installer.project / name, ignore=produced)
     for name in files:
         shutil.copy(ROOT / name, installer.project)
     wanted = {
