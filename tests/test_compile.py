@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from cases import MEMORY_FORMATS
+from cases import MEMORY_FORMATS, Case
 from helpers import CASES, by_layout, by_slot, layout_of, operands_of, run
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -169,20 +170,22 @@ def test_compiled_func(function: str, dynamic: bool) -> None:
 def test_compiled_autograd(dynamic: bool, algorithm: str, slot: str) -> None:
     operands = operands_of(EVERYTHING, slot, torch.float32, integers=False)
     inputs = [t.requires_grad_() for t in operands if t is not None]
+    narrower = dataclasses.replace(EVERYTHING, padding=(1, 0), dilation=(2, 1))  # the same sizes
 
-    def backward() -> tuple[Tensor, ...]:
+    def backward(case: Case = EVERYTHING) -> tuple[Tensor, ...]:
         for tensor in inputs:
             tensor.grad = None
-        run(EVERYTHING, slot, operands, algorithm).square().sum().backward()
+        run(case, slot, operands, algorithm).square().sum().backward()
         return tuple(tensor.grad for tensor in inputs)
 
-    expected = backward()
+    expected, expected_of_narrower = backward(), backward(narrower)
     counter = CompileCounterWithBackend("aot_eager")
     compiler = torch.compile(backend=counter, dynamic=dynamic, fullgraph=True)
     with torch._dynamo.compiled_autograd._enable(compiler):
         torch.testing.assert_close(backward(), expected)
         torch.testing.assert_close(backward(), expected)
-    assert counter.frame_count == 1
+        assert counter.frame_count == 1
+        torch.testing.assert_close(backward(narrower), expected_of_narrower)
 
 
 # Export.

@@ -164,6 +164,19 @@ def test_every_kernel_takes_any_strides(
         assert torch.equal(result, expected), kernel.name
 
 
+@by_layout
+@pytest.mark.parametrize("slot", ["input_grad", "weight_grad"])
+@pytest.mark.parametrize("case", SOME_CASES, ids=str)
+def test_every_kernel_takes_a_smaller_y(case: Case, slot: str, layout: str) -> None:
+    """Where y ends before the last window, as output_padding can have it, it goes on as zeros."""
+    operands = operands_of(case, slot, torch.float32, layout)
+    operands.first[:, :, -1] = operands.first[:, :, :, -1] = 0
+    expected = oracle(case, slot, operands).float()
+    smaller = operands._replace(first=guarded(operands.first[:, :, :-1, :-1].clone()))
+    for kernel, result in each_kernel(case, slot, smaller):
+        assert torch.equal(result, expected), kernel.name
+
+
 # The choice.
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, MEMORY_FORMATS
-from helpers import by_algorithm, by_layout, layout_of, raised
+from helpers import by_algorithm, by_layout, layout_of, operation, raised
 from torch import Tensor
 from torch.testing._internal import common_methods_invocations as torch_samples
 
@@ -356,6 +356,38 @@ def test_refusals_while_tracing_and_of_explain() -> None:
             error = raised(call, *on_meta, **keywords)
             assert type(error) is kind, name
             assert words in str(error)
+
+
+Y = randn(2, 4, 4, 4)  # the output of X and W
+SIZE_OPS_REFUSE: dict[str, tuple[str, str, tuple[Any, ...]]] = {
+    "y too large": ("input_grad", "y of size [2, 4, 4, 4] is larger than", (Y, W, None, (5, 6))),
+    "no pixels": ("input_grad", "greater than zero, but got (0 x 6)", (Y, W, None, (0, 6))),
+    "three sizes": ("input_grad", "but got size=[6, 6, 6]", (Y, W, None, (6, 6, 6))),
+    "x below kernel": ("input_grad", "Kernel size: (3 x 3)", (Y, W, None, (2, 6))),
+    "unbatched": ("input_grad", "but got input of size: [4, 4, 4]", (Y[0], W, None, (6, 6))),
+    "batch sizes": ("weight_grad", "should have the same batch size", (Y[:1], X, (3, 3))),
+    "y too large for w": ("weight_grad", "y of size [2, 4, 4, 4] is larger", (Y, X, (4, 3))),
+    "no taps": ("weight_grad", "kernel_height: 3 kernel_width: 0", (Y, X, (3, 0))),
+    "taps below zero": ("weight_grad", "kernel_height: -1 kernel_width: 3", (Y, X, (-1, 3))),
+    "kernel above x": ("weight_grad", "Kernel size: (7 x 3)", (Y, X, (7, 3))),
+    "types": ("weight_grad", "Input type (double) and x type (float)", (Y, X.float(), (3, 3))),
+}
+
+
+@pytest.mark.parametrize("name", SIZE_OPS_REFUSE)
+@by_algorithm
+def test_refusals_of_the_ops_that_take_a_size(algorithm: str, name: str) -> None:
+    """What the Python functions never pass on, but another caller of the ops may."""
+    slot, words, arguments = SIZE_OPS_REFUSE[name]
+    error = raised(operation(slot, algorithm), *arguments, [1, 1], [0, 0], [1, 1], 1)
+    assert type(error) is RuntimeError
+    assert words in str(error)
+
+
+def test_weight_grad_refuses_channels_that_groups_do_not_divide() -> None:
+    for y, x in [(Y[:, :3], X), (Y, X[:, :3])]:
+        error = raised(operation("weight_grad"), y, x, (3, 3), [1, 1], [0, 0], [1, 1], 2)
+        assert "Given groups=2, expected the channels of x and of y to be divisible" in str(error)
 
 
 def test_unsupported_dtypes_name_what_is_supported() -> None:
