@@ -1,7 +1,8 @@
-// The problem that a kernel solves, in plain numbers: no torch type appears here, so that CPU kernels, CUDA kernels and their
-// tests all read the same struct.
+// The problem that a kernel solves, in plain numbers: no torch type appears here, so that CPU
+// kernels, CUDA kernels and their tests all read the same struct.
 //
-// Vocabulary: x (N, C, H, W) is the input, w (OC, C / groups, KH, KW) the weight, y (N, OC, OH, OW) the output of
+// Vocabulary: x (N, C, H, W) is the input, w (OC, C / groups, KH, KW) the weight, y (N, OC, OH, OW)
+// the output of
 //     F(y, x, w) = < y, conv(x, w) >,
 // a form that is linear in each of the three. A kernel fills one slot of it, given the other two.
 #pragma once
@@ -16,15 +17,16 @@
 
 namespace handconv {
 
-// Which tensor is filled, and so which operation it is: conv2d fills y, conv2d_input_grad x, conv2d_weight_grad w.
+// Which tensor is filled, and so which operation it is: conv2d fills y, conv2d_input_grad x,
+// conv2d_weight_grad w.
 enum class Slot { kOutput, kInput, kWeight };
 constexpr int kSlotCount = 3;
 
 enum class DType { kFloat32, kFloat64, kBFloat16, kFloat16 };
 enum class Layout { kNchw, kNhwc };  // the memory order of x and y
 
-// One spatial axis (height or width). Every length is in elements, and `dilation` is the true one: neighbouring taps lie
-// `dilation` apart, 1 being the ordinary convolution.
+// One spatial axis (height or width). Every length is in elements, and `dilation` is the true one:
+// neighbouring taps lie `dilation` apart, 1 being the ordinary convolution.
 template <class Int>
 struct AxisOf {
   Int input;   // H or W
@@ -62,7 +64,8 @@ struct GeometryOf {
 using Axis = AxisOf<std::int64_t>;
 using Geometry = GeometryOf<std::int64_t>;
 
-// Elements between neighbours of w along each of its dimensions: the weight may come in any memory order.
+// Elements between neighbours of w along each of its dimensions: the weight may come in any memory
+// order.
 struct WeightStrides {
   std::int64_t out_channel, in_channel, row, column;
 };
@@ -72,8 +75,8 @@ struct ImageStrides {
   std::int64_t sample, channel, row, column;
 };
 
-HANDCONV_HOST_DEVICE inline ImageStrides image_strides(Layout layout, std::int64_t channels, std::int64_t height,
-                                                       std::int64_t width) {
+HANDCONV_HOST_DEVICE inline ImageStrides image_strides(Layout layout, std::int64_t channels,
+                                                       std::int64_t height, std::int64_t width) {
   const std::int64_t sample = channels * height * width;
   if (layout == Layout::kNchw) return {sample, height * width, width, 1};
   return {sample, 1, width * channels, channels};
@@ -91,11 +94,13 @@ struct Problem {
     return image_strides(layout, geometry.in_channels, geometry.height.input, geometry.width.input);
   }
   HANDCONV_HOST_DEVICE ImageStrides y_strides() const {
-    return image_strides(layout, geometry.out_channels, geometry.height.output, geometry.width.output);
+    return image_strides(layout, geometry.out_channels, geometry.height.output,
+                         geometry.width.output);
   }
 };
 
-// The buffers of one call. The tensor that the slot fills is written everywhere and never read; the others are only read.
+// The buffers of one call. The tensor that the slot fills is written everywhere and never read; the
+// others are only read.
 struct Buffers {
   void* x;
   void* w;

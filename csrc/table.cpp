@@ -46,7 +46,8 @@ const Kernel& kernel_forced(const Problem& problem, std::string_view name) {
     }
     return kernel;
   }
-  throw std::runtime_error(std::string(name) + " was forced, but has no kernel for " + to_string(problem.slot));
+  throw std::runtime_error(std::string(name) + " was forced, but has no kernel for " +
+                           to_string(problem.slot));
 }
 
 }  // namespace
@@ -73,7 +74,8 @@ std::vector<Verdict> consider(const Problem& problem, Algorithm algorithm) {
   std::vector<Verdict> verdicts;
   for (const Kernel& kernel : kernels()) {
     if (&kernel == chosen || forced_name.load()) break;
-    if (kernel.slot == problem.slot) verdicts.push_back({&kernel, refusal_of(kernel, problem, algorithm)});
+    if (kernel.slot == problem.slot)
+      verdicts.push_back({&kernel, refusal_of(kernel, problem, algorithm)});
   }
   verdicts.push_back({chosen, nullptr});
   return verdicts;

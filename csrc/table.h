@@ -15,7 +15,8 @@ enum class Algorithm { kAuto, kDirect, kIm2col, kReference };
 // Why a kernel does not take a problem: a string literal, or null if it does.
 using Refusal = const char*;
 
-// Scratch memory of one call, in bytes. It is allocated before the kernel runs and handed to it, aligned to 64 bytes.
+// Scratch memory of one call, in bytes. It is allocated before the kernel runs and handed to it,
+// aligned to 64 bytes.
 struct WorkspaceSize {
   std::size_t shared = 0;
   std::size_t per_thread = 0;
@@ -35,7 +36,8 @@ class Workspace {
   }
   template <class T>
   T* of_thread(int thread) const {
-    return reinterpret_cast<T*>(base_ + aligned(size_.shared) + static_cast<std::size_t>(thread) * aligned(size_.per_thread));
+    return reinterpret_cast<T*>(base_ + aligned(size_.shared) +
+                                static_cast<std::size_t>(thread) * aligned(size_.per_thread));
   }
 
  private:
@@ -58,7 +60,8 @@ struct Kernel {
   void (*run)(const Problem&, const Buffers&, const Workspace&);
 };
 
-// Every kernel that this processor can run, best first; the reference, which takes every problem, is last.
+// Every kernel that this processor can run, best first; the reference, which takes every problem,
+// is last.
 const std::vector<Kernel>& kernels();
 
 // One row's answer to a problem.
@@ -73,8 +76,8 @@ std::vector<Verdict> consider(const Problem& problem, Algorithm algorithm);
 // The kernel that runs the problem.
 const Kernel& choose(const Problem& problem, Algorithm algorithm);
 
-// From now on every op of this process runs on the kernel of that name, and fails with its reason where it cannot; an empty name
-// ends this. For tests and benchmarks.
+// From now on every op of this process runs on the kernel of that name, and fails with its reason
+// where it cannot; an empty name ends this. For tests and benchmarks.
 void force_kernel(const std::string& name);
 std::string forced_kernel_name();
 

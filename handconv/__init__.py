@@ -4,7 +4,7 @@ depthwise, and im2col + GEMM, differentiable to every order and bitwise reproduc
 Start reading at `handconv.reference`, which is how convolution works in a page of Python.
 """
 
-import torch  # its libraries must be loaded before the compiled part
+import torch  # noqa: F401 - its libraries must be loaded before the compiled part
 
 try:
     from handconv import _C

@@ -63,6 +63,4 @@ def register() -> None:
         for suffix in ("", "_input_grad", "_weight_grad"):
             fills_weight = suffix == "_weight_grad"
             operation = getattr(torch.ops.handconv, trio + suffix).default
-            torch.library.register_vmap(
-                operation, _rule(operation, not fills_weight, fills_weight)
-            )
+            torch.library.register_vmap(operation, _rule(operation, not fills_weight, fills_weight))

@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,9 @@ def conv2d(
 ) -> Tensor:
     """The 2-D convolution, in place of :func:`torch.nn.functional.conv2d`.
 
-    ``y[n, o, i, j] = bias[o] + sum over c, u, v of weight[o, c, u, v] * x[n, g + c, i*s - p + u*d, j*s - p + v*d]``,
+    ``y[n, o, i, j] = bias[o]
+    + sum over c, u, v of weight[o, c, u, v] * x[n, g + c, i*s - p + u*d, j*s - p + v*d]``,
+
     where g is the first input channel of o's group and x is zero outside the image (a
     cross-correlation, as everywhere in torch). Differentiable to every order, in reverse and
     forward mode.
@@ -148,15 +150,13 @@ def _check_tensors(function: str, *, input: Tensor, weight: Tensor, bias: Tensor
         name, value = "bias", bias
     else:
         name, value = ("weight", weight) if isinstance(input, Tensor) else ("input", input)
-    raise TypeError(
-        f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}"
-    )
+    raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}")
 
 
 def _index(function: str, name: str, value: Any) -> int:
     """What counts as a number: int, torch.SymInt and whatever has __index__, but no bool."""
     if type(value) is int or isinstance(value, torch.SymInt):
-        return value
+        return cast(int, value)
     if not isinstance(value, bool):
         with suppress(TypeError):
             return operator.index(value)
@@ -211,7 +211,8 @@ def _transposed_size(
     """(OH, OW) of the transposed convolution."""
     if any(extra < 0 for extra in output_padding):
         raise RuntimeError("negative output_padding is not supported")
-    if input.dim() != 4 or weight.dim() != 4 or min(*stride, *dilation) < 1 or min(padding) < 0:
+    window_is_good = min(*stride, *dilation) > 0 and min(padding) >= 0 and max(padding) < 2**62
+    if input.dim() != 4 or weight.dim() != 4 or not window_is_good:
         return [1, 1]  # refused where shapes are checked
     pairs = zip(*map(_both, (stride, padding, output_padding, dilation)), strict=True)
     size = []

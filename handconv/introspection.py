@@ -180,7 +180,7 @@ def _explain_slot(
         slot=slot,
         kernel=chosen["name"],
         summary=chosen["summary"],
-        refusals=tuple((row["name"], reason) for row, reason, _ in refused),
+        refusals=tuple((row["name"], reason) for row, reason, _ in refused if reason),
         flops=flops,
         bytes=bytes,
         workspace=workspace,

@@ -1,11 +1,13 @@
-// The weight gradient of channels_last images: sums over pixels of products of channels, with the pixels of y and x read in place.
-// Every sum is made of partial sums over blocks of rows of y of a sample, whose extent follows from the shape alone, and the partial
-// sums are added in order: so the result depends neither on threads nor on timing, and rounding grows with the number of blocks
+// The weight gradient of channels_last images: sums over pixels of products of channels, with the
+// pixels of y and x read in place. Every sum is made of partial sums over blocks of rows of y of a
+// sample, whose extent follows from the shape alone, and the partial sums are added in order: so
+// the result depends neither on threads nor on timing, and rounding grows with the number of blocks
 // rather than of pixels.
 
-// Rows of y whose pixels make one partial sum: enough of them to amortise adding a tile to the totals.
+// Rows of y whose pixels make one partial sum: enough of them to amortise adding a tile to the
+// totals.
 inline std::int64_t rows_per_partial_sum(const Axis& width) {
-  constexpr std::int64_t kPixels = 160;
+  constexpr std::int64_t kPixels = 96;
   return (kPixels + width.output - 1) / width.output;
 }
 
@@ -24,15 +26,15 @@ inline std::int64_t input_position(const Axis& axis, std::int64_t out, std::int6
 }
 
 template <class T>
-inline T* weight_element(const Problem& problem, const Buffers& buffers, std::int64_t oc, std::int64_t ic,
-                         std::int64_t kh, std::int64_t kw) {
+inline T* weight_element(const Problem& problem, const Buffers& buffers, std::int64_t oc,
+                         std::int64_t ic, std::int64_t kh, std::int64_t kw) {
   const WeightStrides& strides = problem.w_strides;
-  return static_cast<T*>(buffers.w) + oc * strides.out_channel + ic * strides.in_channel + kh * strides.row +
-         kw * strides.column;
+  return static_cast<T*>(buffers.w) + oc * strides.out_channel + ic * strides.in_channel +
+         kh * strides.row + kw * strides.column;
 }
 
-// direct.channels: lanes are output channels, rows of the tile input channels. Images that must be converted are so some samples at a
-// time; the totals then outlive a pass, in the shared workspace.
+// direct.channels: lanes are output channels, rows of the tile input channels. Images that must be
+// converted are so some samples at a time; the totals then outlive a pass, in the shared workspace.
 template <class T>
 class ChannelsWeightKernel {
  public:
@@ -42,7 +44,9 @@ class ChannelsWeightKernel {
     const Geometry& g = problem.geometry;
     const std::int64_t samples = samples_per_pass(problem);
     const std::int64_t images = packs(problem) ? samples * sample_elements(g) : 0;
-    const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(C); };
+    const auto bytes = [](std::int64_t elements) {
+      return static_cast<std::size_t>(elements) * sizeof(C);
+    };
     return samples == g.batch ? WorkspaceSize{bytes(images), bytes(item_elements(g))}
                               : WorkspaceSize{bytes(images + most_items(g) * item_elements(g)), 0};
   }
@@ -70,10 +74,12 @@ class ChannelsWeightKernel {
     return packs(problem) ? samples_within_budget<C>(g.batch, sample_elements(g)) : g.batch;
   }
   // The totals of one item of work, at most; and how many items there are, at most.
-  static std::int64_t item_elements(const Geometry& g) { return g.width.kernel * kMostRows * LaneBlocks<C>::kLargest; }
+  static std::int64_t item_elements(const Geometry& g) {
+    return g.width.kernel * kMostRows * LaneBlocks<C>::kLargest;
+  }
   static std::int64_t most_items(const Geometry& g) {
-    return g.groups * LaneBlocks<C>{g.out_channels_per_group()}.count() * ((g.in_channels_per_group() + 5) / 6) *
-           g.height.kernel;
+    return g.groups * LaneBlocks<C>{g.out_channels_per_group()}.count() *
+           ((g.in_channels_per_group() + 5) / 6) * g.height.kernel;
   }
 
   // Samples [first, first + count) as converted images.
@@ -84,18 +90,20 @@ class ChannelsWeightKernel {
 
   void run_all() {
     const std::int64_t step = samples_per_pass(problem_);
-    for (std::int64_t n = 0; n < g_.batch; n += step) run_pass(n, g_.batch - n < step ? g_.batch - n : step);
+    for (std::int64_t n = 0; n < g_.batch; n += step)
+      run_pass(n, g_.batch - n < step ? g_.batch - n : step);
   }
 
   void run_pass(std::int64_t first, std::int64_t count) {
     C* scratch = workspace_.shared<C>();
     const auto* x = static_cast<const T*>(buffers_.x) + first * problem_.x_strides().sample;
     const auto* y = static_cast<const T*>(buffers_.y) + first * problem_.y_strides().sample;
-    const Pass pass{first, count,
-                    as_pixel_image<T>(x, problem_.x_strides(), count, g_.in_channels, g_.height.input, g_.width.input,
-                                      scratch),
-                    as_pixel_image<T>(y, problem_.y_strides(), count, g_.out_channels, g_.height.output,
-                                      g_.width.output, scratch + count * g_.in_channels * g_.input_area())};
+    const Pass pass{
+        first, count,
+        as_pixel_image<T>(x, problem_.x_strides(), count, g_.in_channels, g_.height.input,
+                          g_.width.input, scratch),
+        as_pixel_image<T>(y, problem_.y_strides(), count, g_.out_channels, g_.height.output,
+                          g_.width.output, scratch + count * g_.in_channels * g_.input_area())};
     std::int64_t items = 0;
     for (std::int64_t block = 0; block < blocks_.count(); ++block) {
       visit_vectors(blocks_.vectors(block), [&](auto vectors) {
@@ -116,7 +124,8 @@ class ChannelsWeightKernel {
     const std::int64_t items = g_.groups * channel_tiles * g_.height.kernel;
     const std::int64_t cost = pass.count * g_.output_area() * g_.width.kernel * R * V * kLanes<C>;
     parallel_for(items, cost, [&](std::int64_t item, int thread) {
-      const std::int64_t kh = item % g_.height.kernel, tile = item / g_.height.kernel % channel_tiles;
+      const std::int64_t kh = item % g_.height.kernel,
+                         tile = item / g_.height.kernel % channel_tiles;
       const std::int64_t group = item / g_.height.kernel / channel_tiles;
       add_row_of_taps<R, V>(pass, group, block, tile * R, kh, totals_of(first_item + item, thread));
     });
@@ -131,8 +140,8 @@ class ChannelsWeightKernel {
 
   // w[oc of the block, ic .. ic + R, kh, all kw]
   template <int R, int V>
-  void add_row_of_taps(const Pass& pass, std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t kh,
-                       C* totals) const {
+  void add_row_of_taps(const Pass& pass, std::int64_t group, std::int64_t block, std::int64_t ic,
+                       std::int64_t kh, C* totals) const {
     constexpr std::int64_t kTileElements = R * V * kLanes<C>;
     if (pass.first == 0) {
       for (std::int64_t i = 0; i < g_.width.kernel * kTileElements; ++i) totals[i] = 0;
@@ -140,7 +149,8 @@ class ChannelsWeightKernel {
     for (std::int64_t n = 0; n < pass.count; ++n) {
       for_row_blocks(g_, outputs_inside(g_.height, kh), [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t kw = 0; kw < g_.width.kernel; ++kw) {
-          add_partial_sum<R, V>(pass, group, block, ic, n, kh, kw, {first, last}, totals + kw * kTileElements);
+          add_partial_sum<R, V>(pass, group, block, ic, n, kh, kw, {first, last},
+                                totals + kw * kTileElements);
         }
       });
     }
@@ -148,14 +158,15 @@ class ChannelsWeightKernel {
   }
 
   template <int R, int V>
-  void add_partial_sum(const Pass& pass, std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t n, std::int64_t kh,
-                       std::int64_t kw, Range rows, C* totals) const {
+  void add_partial_sum(const Pass& pass, std::int64_t group, std::int64_t block, std::int64_t ic,
+                       std::int64_t n, std::int64_t kh, std::int64_t kw, Range rows,
+                       C* totals) const {
     const Range columns = outputs_inside(g_.width, kw);
     const std::int64_t count = columns.last - columns.first, lanes = blocks_.size(block);
     if (count == 0) return;
     const std::int64_t channels = g_.in_channels_per_group();
-    const C* x = pass.x.data + n * pass.x.sample + input_position(g_.width, columns.first, kw) * pass.x.column +
-                 group * channels;
+    const C* x = pass.x.data + n * pass.x.sample +
+                 input_position(g_.width, columns.first, kw) * pass.x.column + group * channels;
     const C* y = pass.y.data + n * pass.y.sample + columns.first * pass.y.column +
                  group * g_.out_channels_per_group() + blocks_.first(block);
     Tile<C, R, V> tile;
@@ -166,7 +177,8 @@ class ChannelsWeightKernel {
         const C* pixels[R];
         // Rows of the tile past the last channel repeat it; they are not stored.
         for (int r = 0; r < R; ++r) pixels[r] = line + (ic + r < channels ? ic + r : channels - 1);
-        accumulate(tile, pixels, g_.width.stride * pass.x.column, y + oh * pass.y.row, pass.y.column, count, load_panel);
+        accumulate(tile, pixels, g_.width.stride * pass.x.column, y + oh * pass.y.row,
+                   pass.y.column, count, load_panel);
       }
     };
     if (lanes == V * kLanes<C>) {
@@ -185,7 +197,8 @@ class ChannelsWeightKernel {
   }
 
   template <int R, int V>
-  void store_totals(std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t kh, const C* totals) const {
+  void store_totals(std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t kh,
+                    const C* totals) const {
     const std::int64_t lanes = blocks_.size(block), rest = g_.in_channels_per_group() - ic;
     const std::int64_t first_oc = group * g_.out_channels_per_group() + blocks_.first(block);
     for (std::int64_t lane = 0; lane < lanes; ++lane) {
@@ -205,7 +218,8 @@ class ChannelsWeightKernel {
   LaneBlocks<C> blocks_;
 };
 
-// direct.depthwise: lanes are channels, and the sums of up to K taps of a row of the kernel are kept in registers.
+// direct.depthwise: lanes are channels, and the sums of up to K taps of a row of the kernel are
+// kept in registers.
 template <class T>
 class DepthwiseWeightKernel {
  public:
@@ -238,17 +252,20 @@ class DepthwiseWeightKernel {
   template <int K>
   static void run_all(const Problem& problem, const Buffers& buffers) {
     const Geometry& g = problem.geometry;
-    const std::int64_t blocks = (g.groups + kBlock - 1) / kBlock, tap_blocks = (g.width.kernel + K - 1) / K;
+    const std::int64_t blocks = (g.groups + kBlock - 1) / kBlock,
+                       tap_blocks = (g.width.kernel + K - 1) / K;
     parallel_for(blocks * g.height.kernel * tap_blocks, g.batch * g.output_area() * K * kBlock,
                  [&](std::int64_t index, int) {
-                   const std::int64_t tap_block = index % tap_blocks, kh = index / tap_blocks % g.height.kernel;
+                   const std::int64_t tap_block = index % tap_blocks,
+                                      kh = index / tap_blocks % g.height.kernel;
                    const std::int64_t block = index / tap_blocks / g.height.kernel;
                    fill_taps(problem, buffers, make_item<K>(g, block * kBlock, kh, tap_block * K));
                  });
   }
 
   template <int K>
-  static Item<K> make_item(const Geometry& g, std::int64_t channel, std::int64_t kh, std::int64_t kw) {
+  static Item<K> make_item(const Geometry& g, std::int64_t channel, std::int64_t kh,
+                           std::int64_t kw) {
     Item<K> item;
     item.channel = channel;
     item.lanes = g.groups - channel < kBlock ? g.groups - channel : kBlock;
@@ -276,23 +293,26 @@ class DepthwiseWeightKernel {
     Tile<C, K, V> totals;
     totals.start_at_zero();
     for (std::int64_t n = 0; n < g.batch; ++n) {
-      for_row_blocks(g, outputs_inside(g.height, item.kh), [&](std::int64_t first, std::int64_t last) {
-        Tile<C, K, V> tile;
-        tile.start_at_zero();
-        for (std::int64_t oh = first; oh < last; ++oh) {
-          const T* x_line = x + n * xs.sample + input_position(g.height, oh, item.kh) * xs.row;
-          const T* y_line = y + n * ys.sample + oh * ys.row;
-          add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column, {0, item.interior.first});
-          add_columns<K, false>(tile, item, g, x_line, xs.column, y_line, ys.column, item.interior);
-          add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
-                               {item.interior.last, g.width.output});
-        }
+      for_row_blocks(
+          g, outputs_inside(g.height, item.kh), [&](std::int64_t first, std::int64_t last) {
+            Tile<C, K, V> tile;
+            tile.start_at_zero();
+            for (std::int64_t oh = first; oh < last; ++oh) {
+              const T* x_line = x + n * xs.sample + input_position(g.height, oh, item.kh) * xs.row;
+              const T* y_line = y + n * ys.sample + oh * ys.row;
+              add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
+                                   {0, item.interior.first});
+              add_columns<K, false>(tile, item, g, x_line, xs.column, y_line, ys.column,
+                                    item.interior);
+              add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
+                                   {item.interior.last, g.width.output});
+            }
 #pragma GCC unroll 8
-        for (int k = 0; k < K; ++k) {
+            for (int k = 0; k < K; ++k) {
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) totals.sums[k][v] += tile.sums[k][v];
-        }
-      });
+              for (int v = 0; v < V; ++v) totals.sums[k][v] += tile.sums[k][v];
+            }
+          });
     }
     for (int k = 0; k < item.taps; ++k) {
       for (std::int64_t lane = 0; lane < item.lanes; ++lane) {
@@ -303,18 +323,20 @@ class DepthwiseWeightKernel {
   }
 
   template <int K, bool kChecked>
-  static inline __attribute__((always_inline)) void add_columns(Tile<C, K, V>& tile, const Item<K>& item,
-                                                                const Geometry& g, const T* x, std::int64_t x_column,
-                                                                const T* y, std::int64_t y_column, Range columns) {
+  static inline __attribute__((always_inline)) void add_columns(
+      Tile<C, K, V>& tile, const Item<K>& item, const Geometry& g, const T* x,
+      std::int64_t x_column, const T* y, std::int64_t y_column, Range columns) {
     for (std::int64_t ow = columns.first; ow < columns.last; ++ow) {
       Vector<C> cotangent[V];
-      for (int v = 0; v < V; ++v) cotangent[v] = load_masked(y + ow * y_column + v * kLanes<C>, item.masks[v]);
+      for (int v = 0; v < V; ++v)
+        cotangent[v] = load_masked(y + ow * y_column + v * kLanes<C>, item.masks[v]);
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) {
         if (kChecked && (ow < item.columns[k].first || ow >= item.columns[k].last)) continue;
         const T* pixel = x + (ow * g.width.stride + k * g.width.dilation) * x_column;
         for (int v = 0; v < V; ++v) {
-          tile.sums[k][v] = fma(load_masked(pixel + v * kLanes<C>, item.masks[v]), cotangent[v], tile.sums[k][v]);
+          tile.sums[k][v] =
+              fma(load_masked(pixel + v * kLanes<C>, item.masks[v]), cotangent[v], tile.sums[k][v]);
         }
       }
     }

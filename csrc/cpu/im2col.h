@@ -2,14 +2,15 @@
 //
 //     Y[oc, p] = sum over k of W[oc, k] X[k, p]        k = (ic, kh, kw), p = (oh, ow)
 //
-// where column p of X holds the input pixels that output pixel p sees. X is never built: panels of it are packed when they are
-// needed, into a workspace of bounded size. The gradients are the products with the matrices transposed, and col2im, the adjoint of
-// packing, adds columns back into an image.
+// where column p of X holds the input pixels that output pixel p sees. X is never built: panels of
+// it are packed when they are needed, into a workspace of bounded size. The gradients are the
+// products with the matrices transposed, and col2im, the adjoint of packing, adds columns back into
+// an image.
 
 // A stretch of neighbouring columns of X that one tap takes from one row of the input.
 struct Segment {
   std::int64_t lane, count;  // columns, from the first of the block
-  std::int64_t offset;       // of the first one's pixel, in elements from the first pixel of the channel
+  std::int64_t offset;  // of the first one's pixel, in elements from the first pixel of the channel
 };
 
 // The columns [first, first + count) of X and what they read.
@@ -21,7 +22,8 @@ class ColumnBlock {
 
   std::int64_t count() const { return count_; }
 
-  // Row (kh, kw) of one input channel, `channel` being its first pixel: row[lane] = X[k, first + lane]; zero in the padding.
+  // Row (kh, kw) of one input channel, `channel` being its first pixel: row[lane] = X[k, first +
+  // lane]; zero in the padding.
   void pack_row(const T* channel, std::int64_t kh, std::int64_t kw, Compute<T>* row) const {
     for (std::int64_t lane = 0; lane < count_; ++lane) row[lane] = 0;
     const std::int64_t step = g_.width.stride * strides_.column;
@@ -36,7 +38,8 @@ class ColumnBlock {
     });
   }
 
-  // The adjoint: plane[pixel] += row[lane] for the pixels that pack_row reads. `plane` is contiguous, H x W.
+  // The adjoint: plane[pixel] += row[lane] for the pixels that pack_row reads. `plane` is
+  // contiguous, H x W.
   void add_row(const Compute<T>* row, std::int64_t kh, std::int64_t kw, Compute<T>* plane) const {
     const std::int64_t step = g_.width.stride;
     for_segments(kh, kw, [&](const Segment& segment) {
@@ -52,7 +55,8 @@ class ColumnBlock {
     const Range inside = outputs_inside(g_.width, kw);
     for (std::int64_t p = first_; p < first_ + count_;) {
       const std::int64_t oh = p / g_.width.output, row = oh * g_.width.output;
-      const std::int64_t row_end = row + g_.width.output, end = first_ + count_ < row_end ? first_ + count_ : row_end;
+      const std::int64_t row_end = row + g_.width.output,
+                         end = first_ + count_ < row_end ? first_ + count_ : row_end;
       const std::int64_t h = input_position(g_.height, oh, kh);
       const std::int64_t begin = p - row > inside.first ? p - row : inside.first;
       const std::int64_t last = end - row < inside.last ? end - row : inside.last;
@@ -71,7 +75,8 @@ class ColumnBlock {
 
 // W as a matrix in compute type: element (oc, k), rows adjacent along k or, transposed, along oc.
 template <class T>
-inline void pack_weight_matrix(const Problem& problem, const T* w, bool transposed, Compute<T>* matrix) {
+inline void pack_weight_matrix(const Problem& problem, const T* w, bool transposed,
+                               Compute<T>* matrix) {
   using C = Compute<T>;
   const Geometry& g = problem.geometry;
   const WeightStrides& strides = problem.w_strides;
@@ -95,9 +100,11 @@ inline void pack_weight_matrix(const Problem& problem, const T* w, bool transpos
 template <class C>
 constexpr std::int64_t kPixelLanes = kTileVectors * kLanes<C>;
 
-// Rows of the matrix A from `row` on for a tile of R; those past the last repeat it and are not stored.
+// Rows of the matrix A from `row` on for a tile of R; those past the last repeat it and are not
+// stored.
 template <class C, int R>
-inline void find_rows(const C* matrix, std::int64_t row, std::int64_t count, std::int64_t depth, const C* (&rows)[R]) {
+inline void find_rows(const C* matrix, std::int64_t row, std::int64_t count, std::int64_t depth,
+                      const C* (&rows)[R]) {
   for (int r = 0; r < R; ++r) rows[r] = matrix + (row + r < count ? row + r : count - 1) * depth;
 }
 
@@ -108,7 +115,9 @@ class Im2colKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Geometry& g = problem.geometry;
-    const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(C); };
+    const auto bytes = [](std::int64_t elements) {
+      return static_cast<std::size_t>(elements) * sizeof(C);
+    };
     const std::int64_t matrix = g.out_channels * g.in_channels_per_group() * g.kernel_area();
     const std::int64_t panel = channels_per_panel(g) * g.kernel_area() * kPixelLanes<C>;
     return {bytes(matrix), bytes(panel + g.out_channels_per_group() * kPixelLanes<C>)};
@@ -129,31 +138,36 @@ class Im2colKernel {
   static std::int64_t channels_per_panel(const Geometry& g) {
     constexpr std::int64_t kDepth = 1024;
     const std::int64_t channels = kDepth / g.kernel_area();
-    return channels < 1 ? 1 : channels < g.in_channels_per_group() ? channels : g.in_channels_per_group();
+    return channels < 1                           ? 1
+           : channels < g.in_channels_per_group() ? channels
+                                                  : g.in_channels_per_group();
   }
 
   void run_all() {
     pack_weight_matrix(problem_, static_cast<const T*>(buffers_.w), false, workspace_.shared<C>());
     const std::int64_t blocks = (g_.output_area() + kPixelLanes<C> - 1) / kPixelLanes<C>;
-    const std::int64_t cost =
-        kPixelLanes<C> * g_.out_channels_per_group() * g_.in_channels_per_group() * g_.kernel_area();
+    const std::int64_t cost = kPixelLanes<C> * g_.out_channels_per_group() *
+                              g_.in_channels_per_group() * g_.kernel_area();
     parallel_for(g_.batch * g_.groups * blocks, cost, [&](std::int64_t item, int thread) {
       const std::int64_t first = item % blocks * kPixelLanes<C>, rest = g_.output_area() - first;
       const ColumnBlock<T> columns(problem_, first, rest < kPixelLanes<C> ? rest : kPixelLanes<C>);
-      fill_pixels(item / blocks / g_.groups, item / blocks % g_.groups, first, columns, workspace_.of_thread<C>(thread));
+      fill_pixels(item / blocks / g_.groups, item / blocks % g_.groups, first, columns,
+                  workspace_.of_thread<C>(thread));
     });
   }
 
   // Y[all oc of the group, the block's pixels], as sums over panels.
-  void fill_pixels(std::int64_t n, std::int64_t group, std::int64_t first, const ColumnBlock<T>& columns,
-                   C* panel) const {
-    const std::int64_t taps = g_.kernel_area(), channels = g_.in_channels_per_group(), step = channels_per_panel(g_);
+  void fill_pixels(std::int64_t n, std::int64_t group, std::int64_t first,
+                   const ColumnBlock<T>& columns, C* panel) const {
+    const std::int64_t taps = g_.kernel_area(), channels = g_.in_channels_per_group(),
+                       step = channels_per_panel(g_);
     C* sums = panel + step * taps * kPixelLanes<C>;
     start_with_bias(group, sums);
     for (std::int64_t ic = 0; ic < channels; ic += step) {
       const std::int64_t count = ic + step < channels ? step : channels - ic;
       pack_panel(n, group, ic, count, columns, panel);
-      const C* matrix = workspace_.shared<C>() + group * g_.out_channels_per_group() * channels * taps + ic * taps;
+      const C* matrix = workspace_.shared<C>() +
+                        group * g_.out_channels_per_group() * channels * taps + ic * taps;
       multiply(matrix, channels * taps, panel, count * taps, sums);
     }
     store_sums(n, group, first, columns.count(), sums);
@@ -163,7 +177,8 @@ class Im2colKernel {
     const auto* bias = static_cast<const T*>(buffers_.bias);
     for (std::int64_t oc = 0; oc < g_.out_channels_per_group(); ++oc) {
       const C value = bias ? to_compute(bias[group * g_.out_channels_per_group() + oc]) : C(0);
-      for (std::int64_t lane = 0; lane < kPixelLanes<C>; ++lane) sums[oc * kPixelLanes<C> + lane] = value;
+      for (std::int64_t lane = 0; lane < kPixelLanes<C>; ++lane)
+        sums[oc * kPixelLanes<C> + lane] = value;
     }
   }
 
@@ -180,7 +195,8 @@ class Im2colKernel {
     }
   }
 
-  void multiply(const C* matrix, std::int64_t row_length, const C* panel, std::int64_t depth, C* sums) const {
+  void multiply(const C* matrix, std::int64_t row_length, const C* panel, std::int64_t depth,
+                C* sums) const {
     const std::int64_t out_channels = g_.out_channels_per_group();
     for (std::int64_t oc = 0; oc < out_channels; oc += R) {
       Tile<C, R, V> tile;
@@ -200,13 +216,15 @@ class Im2colKernel {
     }
   }
 
-  void store_sums(std::int64_t n, std::int64_t group, std::int64_t first, std::int64_t count, const C* sums) const {
+  void store_sums(std::int64_t n, std::int64_t group, std::int64_t first, std::int64_t count,
+                  const C* sums) const {
     const ImageStrides strides = problem_.y_strides();
     T* y = static_cast<T*>(buffers_.y) + n * strides.sample +
            group * g_.out_channels_per_group() * strides.channel + first * strides.column;
     for (std::int64_t oc = 0; oc < g_.out_channels_per_group(); ++oc) {
       for (std::int64_t lane = 0; lane < count; ++lane) {
-        y[oc * strides.channel + lane * strides.column] = from_compute<T>(sums[oc * kPixelLanes<C> + lane]);
+        y[oc * strides.channel + lane * strides.column] =
+            from_compute<T>(sums[oc * kPixelLanes<C> + lane]);
       }
     }
   }
@@ -215,264 +233,4 @@ class Im2colKernel {
   const Geometry& g_;
   const Buffers& buffers_;
   const Workspace& workspace_;
-};
-
-// The input gradient: col2im of W^T Y. An item owns some channels of one sample, so no two items add to the same pixel.
-template <class T>
-class Im2colInputKernel {
- public:
-  using C = Compute<T>;
-
-  static WorkspaceSize workspace(const Problem& problem) {
-    const Geometry& g = problem.geometry;
-    const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(C); };
-    const std::int64_t matrix = g.out_channels * g.in_channels_per_group() * g.kernel_area();
-    const std::int64_t panel = g.out_channels_per_group() * kPixelLanes<C>;
-    return {bytes(matrix), bytes(panel + kPixelLanes<C> + channels_per_item(g) * g.input_area())};
-  }
-
-  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
-    Im2colInputKernel(problem, buffers, workspace).run_all();
-  }
-
- private:
-  static constexpr int V = kTileVectors;
-  static constexpr int R = kTileRows<V>;
-
-  Im2colInputKernel(const Problem& problem, const Buffers& buffers, const Workspace& workspace)
-      : problem_(problem), g_(problem.geometry), buffers_(buffers), workspace_(workspace) {}
-
-  // As many as keep their planes in L2.
-  static std::int64_t channels_per_item(const Geometry& g) {
-    constexpr std::int64_t kElements = 32768;
-    const std::int64_t channels = kElements / g.input_area();
-    return channels < 1 ? 1 : channels < g.in_channels_per_group() ? channels : g.in_channels_per_group();
-  }
-
-  void run_all() {
-    pack_weight_matrix(problem_, static_cast<const T*>(buffers_.w), true, workspace_.shared<C>());
-    const std::int64_t step = channels_per_item(g_), parts = (g_.in_channels_per_group() + step - 1) / step;
-    const std::int64_t cost = step * g_.kernel_area() * g_.output_area() * g_.out_channels_per_group();
-    parallel_for(g_.batch * g_.groups * parts, cost, [&](std::int64_t item, int thread) {
-      const std::int64_t first = item % parts * step, rest = g_.in_channels_per_group() - first;
-      fill_channels(item / parts / g_.groups, item / parts % g_.groups, first, rest < step ? rest : step,
-                    workspace_.of_thread<C>(thread));
-    });
-  }
-
-  // x[n, ic .. ic + count of the group]
-  void fill_channels(std::int64_t n, std::int64_t group, std::int64_t ic, std::int64_t count, C* panel) const {
-    C* row = panel + g_.out_channels_per_group() * kPixelLanes<C>;
-    C* planes = row + kPixelLanes<C>;
-    for (std::int64_t i = 0; i < count * g_.input_area(); ++i) planes[i] = 0;
-    for (std::int64_t first = 0; first < g_.output_area(); first += kPixelLanes<C>) {
-      const std::int64_t rest = g_.output_area() - first;
-      const ColumnBlock<T> columns(plane_problem_, first, rest < kPixelLanes<C> ? rest : kPixelLanes<C>);
-      pack_pixels(n, group, first, columns.count(), panel);
-      add_columns(group, ic, count, columns, panel, row, planes);
-    }
-    store_planes(n, group * g_.in_channels_per_group() + ic, count, planes);
-  }
-
-  // Y[all oc of the group, the block's pixels], as [oc][lane].
-  void pack_pixels(std::int64_t n, std::int64_t group, std::int64_t first, std::int64_t count, C* panel) const {
-    const ImageStrides strides = problem_.y_strides();
-    const T* y = static_cast<const T*>(buffers_.y) + n * strides.sample +
-                 group * g_.out_channels_per_group() * strides.channel + first * strides.column;
-    for (std::int64_t oc = 0; oc < g_.out_channels_per_group(); ++oc) {
-      for (std::int64_t lane = 0; lane < kPixelLanes<C>; ++lane) {
-        panel[oc * kPixelLanes<C> + lane] =
-            lane < count ? to_compute(y[oc * strides.channel + lane * strides.column]) : C(0);
-      }
-    }
-  }
-
-  void add_columns(std::int64_t group, std::int64_t ic, std::int64_t count, const ColumnBlock<T>& columns,
-                   const C* panel, C* row, C* planes) const {
-    const std::int64_t taps = g_.kernel_area(), depth = g_.out_channels_per_group();
-    const C* matrix = workspace_.shared<C>() + (group * g_.in_channels_per_group() + ic) * taps * depth;
-    for (std::int64_t k = 0; k < count * taps; k += R) {
-      Tile<C, R, V> tile;
-      tile.start_at_zero();
-      const C* rows[R];
-      find_rows(matrix, k, count * taps, depth, rows);
-      accumulate(tile, rows, 1, panel, kPixelLanes<C>, depth, FullPanel<C>{});
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        if (k + r >= count * taps) break;
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) store(row + v * kLanes<C>, tile.sums[r][v]);
-        const std::int64_t channel = (k + r) / taps, tap = (k + r) % taps;
-        columns.add_row(row, tap / g_.width.kernel, tap % g_.width.kernel, planes + channel * g_.input_area());
-      }
-    }
-  }
-
-  void store_planes(std::int64_t n, std::int64_t channel, std::int64_t count, const C* planes) const {
-    const ImageStrides strides = problem_.x_strides();
-    const auto* bias = static_cast<const T*>(buffers_.bias);
-    T* x = static_cast<T*>(buffers_.x) + n * strides.sample + channel * strides.channel;
-    for (std::int64_t c = 0; c < count; ++c) {
-      const C shift = bias ? to_compute(bias[channel + c]) : C(0);
-      for (std::int64_t p = 0; p < g_.input_area(); ++p) {
-        x[c * strides.channel + p * strides.column] = from_compute<T>(planes[c * g_.input_area() + p] + shift);
-      }
-    }
-  }
-
-  const Problem& problem_;
-  // The same problem on contiguous planes, which is what columns are added to whatever the layout of x.
-  const Problem plane_problem_ = [&] {
-    Problem planes = problem_;
-    planes.layout = Layout::kNchw;
-    return planes;
-  }();
-  const Geometry& g_;
-  const Buffers& buffers_;
-  const Workspace& workspace_;
-};
-
-// The weight gradient: X Y^T, a tile being rows of X by output channels. Partial sums over blocks of pixels are added in order.
-template <class T>
-class Im2colWeightKernel {
- public:
-  using C = Compute<T>;
-
-  static WorkspaceSize workspace(const Problem& problem) {
-    const Geometry& g = problem.geometry;
-    const auto bytes = [](std::int64_t elements) { return static_cast<std::size_t>(elements) * sizeof(C); };
-    const std::int64_t pixels = packs(problem) ? kPixels * g.out_channels_per_group() : 0;
-    const std::int64_t rows = channels_per_item(g) * g.kernel_area();
-    return {0, bytes(rows * (kPixels + padded_channels(g)) + pixels)};
-  }
-
-  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
-    Im2colWeightKernel(problem, buffers, workspace).run_all();
-  }
-
- private:
-  static constexpr std::int64_t kPixels = 160;  // in a partial sum
-
-  Im2colWeightKernel(const Problem& problem, const Buffers& buffers, const Workspace& workspace)
-      : problem_(problem),
-        g_(problem.geometry),
-        buffers_(buffers),
-        workspace_(workspace),
-        blocks_{g_.out_channels_per_group()} {}
-
-  static bool packs(const Problem& problem) { return !is_pixel_image<T>(problem.y_strides()); }
-  static std::int64_t padded_channels(const Geometry& g) {
-    return LaneBlocks<C>{g.out_channels_per_group()}.padded_channels();
-  }
-  static std::int64_t channels_per_item(const Geometry& g) {
-    constexpr std::int64_t kRows = 48;
-    const std::int64_t channels = kRows / g.kernel_area();
-    return channels < 1 ? 1 : channels < g.in_channels_per_group() ? channels : g.in_channels_per_group();
-  }
-
-  void run_all() {
-    const std::int64_t step = channels_per_item(g_), parts = (g_.in_channels_per_group() + step - 1) / step;
-    const std::int64_t cost = g_.batch * g_.output_area() * step * g_.kernel_area() * g_.out_channels_per_group();
-    parallel_for(g_.groups * parts, cost, [&](std::int64_t item, int thread) {
-      const std::int64_t first = item % parts * step, rest = g_.in_channels_per_group() - first;
-      fill_channels(item / parts, first, rest < step ? rest : step, workspace_.of_thread<C>(thread));
-    });
-  }
-
-  // w[all oc of the group, ic .. ic + count, all taps]
-  void fill_channels(std::int64_t group, std::int64_t ic, std::int64_t count, C* rows) const {
-    const std::int64_t depth = count * g_.kernel_area(), padded = padded_channels(g_);
-    C* totals = rows + depth * kPixels;
-    for (std::int64_t i = 0; i < depth * padded; ++i) totals[i] = 0;
-    for (std::int64_t n = 0; n < g_.batch; ++n) {
-      for (std::int64_t first = 0; first < g_.output_area(); first += kPixels) {
-        const std::int64_t rest = g_.output_area() - first;
-        const ColumnBlock<T> columns(problem_, first, rest < kPixels ? rest : kPixels);
-        pack_rows(n, group, ic, count, columns, rows);
-        const PixelImage<C> y = pixels_of_y(n, group, columns, first, totals + depth * padded);
-        for (std::int64_t block = 0; block < blocks_.count(); ++block) {
-          visit_vectors(blocks_.vectors(block), [&](auto vectors) {
-            add_partial_sums<decltype(vectors)::value>(y, block, columns.count(), rows, depth, totals);
-          });
-        }
-      }
-    }
-    store_totals(group, ic, count, totals);
-  }
-
-  void pack_rows(std::int64_t n, std::int64_t group, std::int64_t ic, std::int64_t count,
-                 const ColumnBlock<T>& columns, C* rows) const {
-    const ImageStrides strides = problem_.x_strides();
-    const T* x = static_cast<const T*>(buffers_.x) + n * strides.sample +
-                 (group * g_.in_channels_per_group() + ic) * strides.channel;
-    for (std::int64_t c = 0; c < count; ++c) {
-      for (std::int64_t tap = 0; tap < g_.kernel_area(); ++tap) {
-        columns.pack_row(x + c * strides.channel, tap / g_.width.kernel, tap % g_.width.kernel,
-                         rows + (c * g_.kernel_area() + tap) * kPixels);
-      }
-    }
-  }
-
-  // The block's pixels of y, channels of the group adjacent.
-  PixelImage<C> pixels_of_y(std::int64_t n, std::int64_t group, const ColumnBlock<T>& columns, std::int64_t first,
-                            C* scratch) const {
-    const ImageStrides strides = problem_.y_strides();
-    const std::int64_t channels = g_.out_channels_per_group();
-    const T* y = static_cast<const T*>(buffers_.y) + n * strides.sample + group * channels * strides.channel +
-                 first * strides.column;
-    if constexpr (std::is_same_v<T, C>) {
-      if (!packs(problem_)) return {y, strides.sample, strides.row, strides.column};
-    }
-    for (std::int64_t c = 0; c < channels; ++c) {
-      for (std::int64_t p = 0; p < columns.count(); ++p) {
-        scratch[p * channels + c] = to_compute(y[c * strides.channel + p * strides.column]);
-      }
-    }
-    return {scratch, 0, 0, channels};
-  }
-
-  template <int V>
-  void add_partial_sums(const PixelImage<C>& y, std::int64_t block, std::int64_t pixels, const C* rows,
-                        std::int64_t depth, C* totals) const {
-    constexpr int R = kTileRows<V>;
-    const std::int64_t lanes = blocks_.size(block), padded = padded_channels(g_);
-    const C* panel = y.data + blocks_.first(block);
-    for (std::int64_t k = 0; k < depth; k += R) {
-      Tile<C, R, V> tile;
-      tile.start_at_zero();
-      const C* tile_rows[R];
-      find_rows(rows, k, depth, kPixels, tile_rows);
-      if (lanes == V * kLanes<C>) {
-        accumulate(tile, tile_rows, 1, panel, y.column, pixels, FullPanel<C>{});
-      } else {
-        const TailPanel<C> tail{mask_between<C>(0, lanes - (V - 1) * kLanes<C>)};
-        accumulate(tile, tile_rows, 1, panel, y.column, pixels, tail);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        if (k + r >= depth) break;
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          C* total = totals + (k + r) * padded + blocks_.first(block) + v * kLanes<C>;
-          store(total, load(total) + tile.sums[r][v]);
-        }
-      }
-    }
-  }
-
-  void store_totals(std::int64_t group, std::int64_t ic, std::int64_t count, const C* totals) const {
-    const std::int64_t taps = g_.kernel_area(), padded = padded_channels(g_);
-    for (std::int64_t oc = 0; oc < g_.out_channels_per_group(); ++oc) {
-      for (std::int64_t k = 0; k < count * taps; ++k) {
-        *weight_element<T>(problem_, buffers_, group * g_.out_channels_per_group() + oc, ic + k / taps,
-                           k % taps / g_.width.kernel, k % g_.width.kernel) = from_compute<T>(totals[k * padded + oc]);
-      }
-    }
-  }
-
-  const Problem& problem_;
-  const Geometry& g_;
-  const Buffers& buffers_;
-  const Workspace& workspace_;
-  LaneBlocks<C> blocks_;
 };

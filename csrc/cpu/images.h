@@ -7,7 +7,8 @@ struct PixelImage {
   std::int64_t sample, row, column;  // strides; channels are adjacent
 };
 
-// How many samples of `elements` each are converted at a time: as many as stay within a bound, and at least one.
+// How many samples of `elements` each are converted at a time: as many as stay within a bound, and
+// at least one.
 template <class C>
 inline std::int64_t samples_within_budget(std::int64_t batch, std::int64_t elements) {
   constexpr std::int64_t kBytes = std::int64_t{32} << 20;
@@ -20,10 +21,11 @@ inline bool is_pixel_image(const ImageStrides& strides) {
   return std::is_same_v<T, Compute<T>> && strides.channel == 1;
 }
 
-// Transposes a matrix of rows x columns: target[c * target_step + r] = source[r * source_step + c], a square of vectors at a time.
+// Transposes a matrix of rows x columns: target[c * target_step + r] = source[r * source_step + c],
+// a square of vectors at a time.
 template <class T, class U>
-inline void transpose_matrix(const T* source, std::int64_t source_step, std::int64_t rows, std::int64_t columns,
-                             U* target, std::int64_t target_step) {
+inline void transpose_matrix(const T* source, std::int64_t source_step, std::int64_t rows,
+                             std::int64_t columns, U* target, std::int64_t target_step) {
   using C = Compute<T>;
   constexpr std::int64_t L = kLanes<C>;
   for (std::int64_t r = 0; r < rows; r += L) {
@@ -32,7 +34,8 @@ inline void transpose_matrix(const T* source, std::int64_t source_step, std::int
       const auto source_mask = mask_between<C>(0, columns - c);
       Vector<C> square[L];
       for (std::int64_t i = 0; i < L; ++i) {
-        square[i] = r + i < rows ? load_masked(source + (r + i) * source_step + c, source_mask) : Vector<C>{};
+        square[i] = r + i < rows ? load_masked(source + (r + i) * source_step + c, source_mask)
+                                 : Vector<C>{};
       }
       transpose<C>(square);
       for (std::int64_t i = 0; i < L && c + i < columns; ++i) {
@@ -44,35 +47,40 @@ inline void transpose_matrix(const T* source, std::int64_t source_step, std::int
 
 // Pixels [first, last) of one image to pixels by channels.
 template <class T>
-inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t channels, std::int64_t first,
-                      std::int64_t last, Compute<T>* target) {
+inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t channels,
+                      std::int64_t first, std::int64_t last, Compute<T>* target) {
   if (strides.channel == 1) {
     for (std::int64_t i = first * channels; i < last * channels; i += kLanes<Compute<T>>) {
       const auto mask = mask_between<Compute<T>>(0, last * channels - i);
       store_masked(target + i, load_masked(source + i, mask), mask);
     }
   } else {
-    transpose_matrix(source + first, strides.channel, channels, last - first, target + first * channels, channels);
+    transpose_matrix(source + first, strides.channel, channels, last - first,
+                     target + first * channels, channels);
   }
 }
 
 // Converts samples [first, first + count) of an image tensor into `target`.
 template <class T>
-inline void pack_samples(const T* source, const ImageStrides& strides, std::int64_t channels, std::int64_t area,
-                         std::int64_t first, std::int64_t count, Compute<T>* target) {
+inline void pack_samples(const T* source, const ImageStrides& strides, std::int64_t channels,
+                         std::int64_t area, std::int64_t first, std::int64_t count,
+                         Compute<T>* target) {
   constexpr std::int64_t kPixels = 256;  // per item
   const std::int64_t items = (area + kPixels - 1) / kPixels;
   parallel_for(count * items, kPixels * channels, [&](std::int64_t item, int) {
     const std::int64_t n = item / items, p0 = item % items * kPixels;
     const std::int64_t p1 = p0 + kPixels < area ? p0 + kPixels : area;
-    to_pixels(source + (first + n) * strides.sample, strides, channels, p0, p1, target + n * channels * area);
+    to_pixels(source + (first + n) * strides.sample, strides, channels, p0, p1,
+              target + n * channels * area);
   });
 }
 
-// The whole image tensor as pixels by channels: where it lies if it is that already, else converted into `scratch`.
+// The whole image tensor as pixels by channels: where it lies if it is that already, else converted
+// into `scratch`.
 template <class T>
-inline PixelImage<Compute<T>> as_pixel_image(const void* data, const ImageStrides& strides, std::int64_t batch,
-                                             std::int64_t channels, std::int64_t height, std::int64_t width,
+inline PixelImage<Compute<T>> as_pixel_image(const void* data, const ImageStrides& strides,
+                                             std::int64_t batch, std::int64_t channels,
+                                             std::int64_t height, std::int64_t width,
                                              Compute<T>* scratch) {
   const auto* image = static_cast<const T*>(data);
   if constexpr (std::is_same_v<T, Compute<T>>) {

@@ -22,9 +22,11 @@ Isa read_limit() {
   for (const Isa isa : kAll) {
     if (std::string(value) != to_string(isa)) continue;
     if (cpu_has(isa)) return isa;
-    throw std::runtime_error(std::string("HANDCONV_ISA=") + value + ", but this processor does not have it");
+    throw std::runtime_error(std::string("HANDCONV_ISA=") + value +
+                             ", but this processor does not have it");
   }
-  throw std::runtime_error(std::string("HANDCONV_ISA=") + value + " is none of avx512, avx2 and baseline");
+  throw std::runtime_error(std::string("HANDCONV_ISA=") + value +
+                           " is none of avx512, avx2 and baseline");
 }
 
 }  // namespace
@@ -39,9 +41,11 @@ bool cpu_has(Isa isa) {
   switch (isa) {
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && cpu_has(Isa::kAvx2);
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+             cpu_has(Isa::kAvx2);
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
     default:
       return true;
   }

@@ -1,5 +1,5 @@
-// The rows that each unit of the CPU house contributes to the table. They are plain constants: nothing compiled for an instruction
-// set runs before the processor was asked whether it has it.
+// The rows that each unit of the CPU house contributes to the table. They are plain constants:
+// nothing compiled for an instruction set runs before the processor was asked whether it has it.
 #pragma once
 
 #include "table.h"

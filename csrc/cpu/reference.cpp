@@ -1,5 +1,5 @@
-// The last row of the table: the definition of the three operations, written as it stands in a textbook. It takes every problem, and
-// every other kernel is tested against it.
+// The last row of the table: the definition of the three operations, written as it stands in a
+// textbook. It takes every problem, and every other kernel is tested against it.
 
 #include "cpu/kernels.h"
 #include "cpu/scalar.h"
@@ -36,14 +36,15 @@ struct Tensors {
 
   // ic counts within the group of oc.
   T& w(std::int64_t oc, std::int64_t ic, std::int64_t kh, std::int64_t kw) const {
-    return w_data[oc * w_strides.out_channel + ic * w_strides.in_channel + kh * w_strides.row + kw * w_strides.column];
+    return w_data[oc * w_strides.out_channel + ic * w_strides.in_channel + kh * w_strides.row +
+                  kw * w_strides.column];
   }
-  Compute<T> bias_or_zero(std::int64_t channel) const { return bias ? to_compute(bias[channel]) : Compute<T>(0); }
+  Compute<T> bias_or_zero(std::int64_t channel) const {
+    return bias ? to_compute(bias[channel]) : Compute<T>(0);
+  }
 };
 
-bool inside(std::int64_t position, std::int64_t size) {
-  return 0 <= position && position < size;
-}
+bool inside(std::int64_t position, std::int64_t size) { return 0 <= position && position < size; }
 
 // Where the tap `k` of output `out` looks in the input, which may be in the padding.
 std::int64_t input_position(const Axis& axis, std::int64_t out, std::int64_t k) {
@@ -56,7 +57,8 @@ std::int64_t output_position(const Axis& axis, std::int64_t in, std::int64_t k) 
   return distance >= 0 && distance % axis.stride == 0 ? distance / axis.stride : -1;
 }
 
-// y[n, oc, oh, ow] = bias[oc] + sum over ic, kh, kw of w[oc, ic, kh, kw] x[n, ic, oh s - p + kh d, ow s - p + kw d]
+// y[n, oc, oh, ow] = bias[oc] + sum over ic, kh, kw of w[oc, ic, kh, kw] x[n, ic, oh s - p + kh d,
+// ow s - p + kw d]
 template <class T>
 void fill_output(const Tensors<T>& t, std::int64_t n, std::int64_t oc) {
   const Geometry& g = t.geometry;
@@ -70,7 +72,8 @@ void fill_output(const Tensors<T>& t, std::int64_t n, std::int64_t oc) {
           for (std::int64_t kw = 0; kw < g.width.kernel; ++kw) {
             const auto h = input_position(g.height, oh, kh), w = input_position(g.width, ow, kw);
             if (!inside(h, g.height.input) || !inside(w, g.width.input)) continue;
-            sum += to_compute(t.w(oc, ic, kh, kw)) * to_compute(t.x.at(n, first_channel + ic, h, w));
+            sum +=
+                to_compute(t.w(oc, ic, kh, kw)) * to_compute(t.x.at(n, first_channel + ic, h, w));
           }
         }
       }
@@ -79,7 +82,8 @@ void fill_output(const Tensors<T>& t, std::int64_t n, std::int64_t oc) {
   }
 }
 
-// x[n, c, h, w] = bias[c] + sum over oc, kh, kw of w[oc, ic, kh, kw] y[n, oc, oh, ow], for the oh, ow that look at h, w
+// x[n, c, h, w] = bias[c] + sum over oc, kh, kw of w[oc, ic, kh, kw] y[n, oc, oh, ow], for the oh,
+// ow that look at h, w
 template <class T>
 void fill_input(const Tensors<T>& t, std::int64_t n, std::int64_t c) {
   const Geometry& g = t.geometry;
@@ -102,7 +106,8 @@ void fill_input(const Tensors<T>& t, std::int64_t n, std::int64_t c) {
   }
 }
 
-// w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] x[n, ic, oh s - p + kh d, ow s - p + kw d]
+// w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] x[n, ic, oh s - p + kh d, ow s - p +
+// kw d]
 template <class T>
 void fill_weight(const Tensors<T>& t, std::int64_t oc, std::int64_t ic) {
   const Geometry& g = t.geometry;
@@ -129,11 +134,13 @@ using PlaneFunction = void (*)(const Tensors<T>&, std::int64_t, std::int64_t);
 
 // One item of work for every pair of leading indices of what is filled.
 template <class T>
-void for_planes(const Tensors<T>& tensors, std::int64_t outer, std::int64_t inner, PlaneFunction<T> fill) {
+void for_planes(const Tensors<T>& tensors, std::int64_t outer, std::int64_t inner,
+                PlaneFunction<T> fill) {
   const Geometry& g = tensors.geometry;
   const std::int64_t multiply_adds =
       g.batch * g.output_area() * g.out_channels * g.in_channels_per_group() * g.kernel_area();
-  parallel_for(outer * inner, multiply_adds / (outer * inner), [&](std::int64_t item, int) { fill(tensors, item / inner, item % inner); });
+  parallel_for(outer * inner, multiply_adds / (outer * inner),
+               [&](std::int64_t item, int) { fill(tensors, item / inner, item % inner); });
 }
 
 void run_reference(const Problem& problem, const Buffers& buffers, const Workspace&) {
@@ -152,12 +159,8 @@ void run_reference(const Problem& problem, const Buffers& buffers, const Workspa
   });
 }
 
-Refusal accept(const Problem&) {
-  return nullptr;
-}
-WorkspaceSize no_workspace(const Problem&) {
-  return {};
-}
+Refusal accept(const Problem&) { return nullptr; }
+WorkspaceSize no_workspace(const Problem&) { return {}; }
 
 constexpr Kernel row(Slot slot) {
   return {"cpu.reference", slot,   Algorithm::kReference, "the definition, in plain loops",
@@ -168,8 +171,6 @@ constexpr Kernel kRows[] = {row(Slot::kOutput), row(Slot::kInput), row(Slot::kWe
 
 }  // namespace
 
-KernelList reference_kernels() {
-  return {std::begin(kRows), std::end(kRows)};
-}
+KernelList reference_kernels() { return {std::begin(kRows), std::end(kRows)}; }
 
 }  // namespace handconv

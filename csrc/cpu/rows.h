@@ -8,19 +8,29 @@ inline Refusal needs_nhwc_and_small_groups(const Problem& problem) {
 
 template <template <class> class KernelClass>
 void run_for_dtype(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
-  visit_dtype(problem.dtype, [&](auto zero) { KernelClass<decltype(zero)>::run(problem, buffers, workspace); });
+  visit_dtype(problem.dtype,
+              [&](auto zero) { KernelClass<decltype(zero)>::run(problem, buffers, workspace); });
 }
 template <template <class> class KernelClass>
 WorkspaceSize workspace_for_dtype(const Problem& problem) {
   WorkspaceSize size;
-  visit_dtype(problem.dtype, [&](auto zero) { size = KernelClass<decltype(zero)>::workspace(problem); });
+  visit_dtype(problem.dtype,
+              [&](auto zero) { size = KernelClass<decltype(zero)>::workspace(problem); });
   return size;
 }
 
 template <template <class> class KernelClass>
 constexpr Kernel make_row(const char* name, Slot slot, Algorithm algorithm, const char* summary,
-                          Refusal (*cannot)(const Problem&), Refusal (*should_not)(const Problem&)) {
-  return {name, slot, algorithm, summary, cannot, should_not, workspace_for_dtype<KernelClass>, run_for_dtype<KernelClass>};
+                          Refusal (*cannot)(const Problem&),
+                          Refusal (*should_not)(const Problem&)) {
+  return {name,
+          slot,
+          algorithm,
+          summary,
+          cannot,
+          should_not,
+          workspace_for_dtype<KernelClass>,
+          run_for_dtype<KernelClass>};
 }
 
 constexpr const char* kPlanes = "cpu.direct.planes." HANDCONV_ISA_NAME;
@@ -31,9 +41,12 @@ constexpr const char* kIm2col = "cpu.im2col." HANDCONV_ISA_NAME;
 
 constexpr const char* kAboutPlanes = "lanes are pixels along a row, masked at the edges";
 constexpr const char* kAboutDepthwise = "lanes are channels, each a group of its own";
-constexpr const char* kAboutGrouped = "lanes are channels of several groups, which get their inputs permuted";
-constexpr const char* kAboutChannels = "lanes are output channels of a group, pixels are reached through pointers";
-constexpr const char* kAboutIm2col = "columns of pixels are packed by panels and multiplied by the weight matrix";
+constexpr const char* kAboutGrouped =
+    "lanes are channels of several groups, which get their inputs permuted";
+constexpr const char* kAboutChannels =
+    "lanes are output channels of a group, pixels are reached through pointers";
+constexpr const char* kAboutIm2col =
+    "columns of pixels are packed by panels and multiplied by the weight matrix";
 
 // clang-format off
 constexpr Kernel kRows[] = {

@@ -2,9 +2,7 @@
 
 namespace handconv {
 
-Refusal never_refuse(const Problem&) {
-  return nullptr;
-}
+Refusal never_refuse(const Problem&) { return nullptr; }
 
 Refusal needs_nchw(const Problem& problem) {
   return problem.layout == Layout::kNchw ? nullptr : "needs contiguous (NCHW) images";
@@ -30,7 +28,9 @@ Refusal too_large_to_convert(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t x = g.in_channels * g.input_area(), y = g.out_channels * g.output_area();
   constexpr std::int64_t kElements = std::int64_t{1} << 24;
-  return in_place || x + y <= kElements ? nullptr : "one sample is too large to be converted whole; im2col streams it";
+  return in_place || x + y <= kElements
+             ? nullptr
+             : "one sample is too large to be converted whole; im2col streams it";
 }
 
 Refusal many_channels_per_group(const Problem& problem) {

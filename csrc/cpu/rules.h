@@ -1,4 +1,5 @@
-// Who takes which problem: the table's predicates, the same for every instruction set. Each returns the reason of a refusal, or null.
+// Who takes which problem: the table's predicates, the same for every instruction set. Each returns
+// the reason of a refusal, or null.
 #pragma once
 
 #include "table.h"

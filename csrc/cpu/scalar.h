@@ -1,5 +1,5 @@
-// The element types of tensors, and what kernels compute in: float32 for float32 and the 16-bit types, which are rounded once, at
-// the store; float64 for float64.
+// The element types of tensors, and what kernels compute in: float32 for float32 and the 16-bit
+// types, which are rounded once, at the store; float64 for float64.
 #pragma once
 
 #include <cstdint>

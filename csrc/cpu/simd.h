@@ -1,5 +1,5 @@
-// What vectors of every instruction set have in common. C is what is computed in (float or double), T what lies in memory. Included
-// by each simd_*.h inside its namespace, with kVectorBytes given.
+// What vectors of every instruction set have in common. C is what is computed in (float or double),
+// T what lies in memory. Included by each simd_*.h inside its namespace, with kVectorBytes given.
 
 template <class C>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
@@ -15,7 +15,8 @@ using Vector = typename VectorOf<C>::type;
 template <class C>
 using LaneIndex = std::conditional_t<sizeof(C) == 4, std::int32_t, std::int64_t>;
 
-// Subtracting zero changes no bit and so costs nothing; adding it would turn -0 into 0, and is not left out by the compiler.
+// Subtracting zero changes no bit and so costs nothing; adding it would turn -0 into 0, and is not
+// left out by the compiler.
 template <class C>
 inline Vector<C> broadcast(C value) {
   return value - Vector<C>{};
@@ -28,7 +29,8 @@ inline V interleave(V a, V b, int half, std::integer_sequence<int, I...>) {
                    : __builtin_shufflevector(a, b, (I % 2 * kCount + I / 2 + kCount / 2)...);
 }
 
-// Transposes a square of as many vectors as a vector has lanes, by log2 of that many perfect shuffles.
+// Transposes a square of as many vectors as a vector has lanes, by log2 of that many perfect
+// shuffles.
 template <class C>
 inline __attribute__((always_inline)) void transpose(Vector<C> (&rows)[kLanes<C>]) {
   constexpr int L = kLanes<C>;

@@ -1,4 +1,5 @@
-// Vectors of 256 bits, with FMA and F16C. Included inside a namespace, after every other header; see cpu/avx2.cpp.
+// Vectors of 256 bits, with FMA and F16C. Included inside a namespace, after every other header;
+// see cpu/avx2.cpp.
 
 constexpr int kVectorBytes = 32;
 
@@ -10,12 +11,8 @@ struct Mask {
   __m256i lanes;
 };
 
-inline __m256i lane_numbers(float) {
-  return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-}
-inline __m256i lane_numbers(double) {
-  return _mm256_set_epi64x(3, 2, 1, 0);
-}
+inline __m256i lane_numbers(float) { return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0); }
+inline __m256i lane_numbers(double) { return _mm256_set_epi64x(3, 2, 1, 0); }
 
 // Lanes [first, last); both may lie outside the vector.
 template <class C>
@@ -34,9 +31,7 @@ inline Mask<C> mask_between(std::int64_t first, std::int64_t last) {
 }
 
 // Bit i tells whether lane i is in the mask.
-inline int bits_of(Mask<float> mask) {
-  return _mm256_movemask_ps(_mm256_castsi256_ps(mask.lanes));
-}
+inline int bits_of(Mask<float> mask) { return _mm256_movemask_ps(_mm256_castsi256_ps(mask.lanes)); }
 inline int bits_of(Mask<double> mask) {
   return _mm256_movemask_pd(_mm256_castsi256_pd(mask.lanes));
 }
@@ -48,12 +43,8 @@ inline Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) 
   return _mm256_fmadd_pd(a, b, c);
 }
 
-inline Vector<float> load(const float* p) {
-  return _mm256_loadu_ps(p);
-}
-inline Vector<double> load(const double* p) {
-  return _mm256_loadu_pd(p);
-}
+inline Vector<float> load(const float* p) { return _mm256_loadu_ps(p); }
+inline Vector<double> load(const double* p) { return _mm256_loadu_pd(p); }
 inline Vector<float> load(const BFloat16* p) {
   const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
@@ -62,12 +53,8 @@ inline Vector<float> load(const Float16* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
-inline void store(float* p, Vector<float> value) {
-  _mm256_storeu_ps(p, value);
-}
-inline void store(double* p, Vector<double> value) {
-  _mm256_storeu_pd(p, value);
-}
+inline void store(float* p, Vector<float> value) { _mm256_storeu_ps(p, value); }
+inline void store(double* p, Vector<double> value) { _mm256_storeu_pd(p, value); }
 inline void store(Float16* p, Vector<float> value) {
   const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bits);
@@ -114,7 +101,8 @@ inline void store_masked(T* p, Vector<float> value, Mask<float> mask) {
 
 // result[lane] = vector[index[lane]]
 inline Vector<float> permute(Vector<float> vector, const std::int32_t* index) {
-  return _mm256_permutevar8x32_ps(vector, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
+  return _mm256_permutevar8x32_ps(vector,
+                                  _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
 }
 inline Vector<double> permute(Vector<double> vector, const std::int64_t* index) {
   return Vector<double>{vector[index[0]], vector[index[1]], vector[index[2]], vector[index[3]]};

@@ -62,7 +62,8 @@ inline void store_masked(BFloat16* p, Vector<float> value, Mask<float> mask) {
   _mm256_mask_storeu_epi16(p, mask, _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16)));
 }
 inline void store_masked(Float16* p, Vector<float> value, Mask<float> mask) {
-  _mm256_mask_storeu_epi16(p, mask, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm256_mask_storeu_epi16(p, mask,
+                           _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
 template <class T>

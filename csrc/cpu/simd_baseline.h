@@ -1,5 +1,5 @@
-// Vectors of 128 bits written for any compiler and processor: what x86-64 has at least, and other architectures too. Included inside
-// a namespace, after every other header; see cpu/baseline.cpp.
+// Vectors of 128 bits written for any compiler and processor: what x86-64 has at least, and other
+// architectures too. Included inside a namespace, after every other header; see cpu/baseline.cpp.
 
 constexpr int kVectorBytes = 16;
 
@@ -63,6 +63,7 @@ inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compu
 template <class V, class Index>
 inline V permute(V vector, const Index* index) {
   V result;
-  for (std::size_t lane = 0; lane < sizeof(V) / sizeof(vector[0]); ++lane) result[lane] = vector[index[lane]];
+  for (std::size_t lane = 0; lane < sizeof(V) / sizeof(vector[0]); ++lane)
+    result[lane] = vector[index[lane]];
   return result;
 }

@@ -32,7 +32,8 @@ AxisTaps::AxisTaps(const Axis& axis, Slot filled) : kernel_size(axis.kernel) {
     }
     const std::int64_t count = (filled_size - first + step - 1) / step;
     const auto taps = static_cast<std::int64_t>(tap_storage_.size()) - tap_begin;
-    class_storage_.push_back({first, step, count, forward ? axis.stride : 1, {tap_storage_.data() + tap_begin, taps}});
+    class_storage_.push_back(
+        {first, step, count, forward ? axis.stride : 1, {tap_storage_.data() + tap_begin, taps}});
   }
   classes_ = class_storage_.data();
   class_count_ = static_cast<std::int64_t>(class_storage_.size());
@@ -74,7 +75,8 @@ Gather Gather::with_groups_as_channels() && {
 Range outputs_inside(const Axis& axis, std::int64_t k) {
   const std::int64_t reach = k * axis.dilation - axis.padding;  // input = output * stride + reach
   const std::int64_t first = std::max<std::int64_t>(0, -floor_divide(reach, axis.stride));
-  const std::int64_t last = std::min(axis.output, floor_divide(axis.input - 1 - reach, axis.stride) + 1);
+  const std::int64_t last =
+      std::min(axis.output, floor_divide(axis.input - 1 - reach, axis.stride) + 1);
   return {first, std::max(first, last)};
 }
 

@@ -1,10 +1,13 @@
-// A convolution and its transpose as one thing: every element that is filled gathers source elements through a list of taps.
+// A convolution and its transpose as one thing: every element that is filled gathers source
+// elements through a list of taps.
 //
-// Per axis, the filled positions fall into classes, and within a class everything is linear: the i-th position of a class is
-// first + i * step, and through a tap it reads the source at i * source_step + tap.offset, where that lies inside the source. The
-// convolution has one class (step 1, source step s). Its transpose has s: position h gets something from tap k only if h + p - k d is
-// a multiple of the stride s, so the class h mod s has taps of its own, no others, and reads y with step 1. Kernels therefore know
-// neither stride nor dilation nor padding nor which of the two operations they run.
+// Per axis, the filled positions fall into classes, and within a class everything is linear: the
+// i-th position of a class is first + i * step, and through a tap it reads the source at i *
+// source_step + tap.offset, where that lies inside the source. The convolution has one class (step
+// 1, source step s). Its transpose has s: position h gets something from tap k only if h + p - k d
+// is a multiple of the stride s, so the class h mod s has taps of its own, no others, and reads y
+// with step 1. Kernels therefore know neither stride nor dilation nor padding nor which of the two
+// operations they run.
 #pragma once
 
 #include <cstdint>
@@ -52,17 +55,18 @@ class AxisTaps {
   std::int64_t class_count_;
 };
 
-// The whole gather: filled[n, g, f, .] = bias[g, f] + sum over s and taps of w[g, f, s, tap] * source[n, g, s, .]
+// The whole gather: filled[n, g, f, .] = bias[g, f] + sum over s and taps of w[g, f, s, tap] *
+// source[n, g, s, .]
 struct Gather {
   Gather(const Problem& problem, const Buffers& buffers);
 
-  // The same with all groups as one, whose filled channels are those of every group in turn: for kernels whose lanes run over
-  // several groups.
+  // The same with all groups as one, whose filled channels are those of every group in turn: for
+  // kernels whose lanes run over several groups.
   Gather with_groups_as_channels() &&;
 
   std::int64_t batch, groups;
   std::int64_t source_channels, filled_channels;  // per group
-  std::int64_t group_channels;                    // filled channels that read the same source channels
+  std::int64_t group_channels;  // filled channels that read the same source channels
   AxisTaps rows, columns;
   ImageStrides source_strides, filled_strides;
   std::int64_t w_group, w_filled, w_source, w_row, w_column;  // strides of w in elements

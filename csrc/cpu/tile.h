@@ -1,24 +1,31 @@
-// The register tile that every product of matrices here ends in: R rows by V vectors of lanes, kept in registers while a sum runs.
+// The register tile that every product of matrices here ends in: R rows by V vectors of lanes, kept
+// in registers while a sum runs.
 //
 //     sums[r][lane] += sum over k of rows[r][k * row_step] * panel[k * panel_step + lane]
 //
-// In the terms of GEMM, rows are A (M of them), the panel is B (N lanes), k runs over K. What they mean:
+// In the terms of GEMM, rows are A (M of them), the panel is B (N lanes), k runs over K. What they
+// mean:
 //
-//     kernel                     row r                          lane                k
-//     direct.channels            a pixel of the source          filled channel      source channel, for each tap
-//     direct.channels, weight    an input channel               output channel      pixels along a row of y
-//     im2col                     a row of the weight matrix     pixel               row of the column matrix
+// clang-format off
+//     kernel                   row r                     lane              k
+//     direct.channels          source pixel              filled channel    source channel, by taps
+//     direct.channels, weight  input channel             output channel    pixels along a row of y
+//     im2col                   row of the weight matrix  pixel             row of the column matrix
+// clang-format on
 //
-// 6 x 4 vectors use 24 of the 32 AVX-512 registers for sums, 4 for the panel and one for the row's element: 24 multiply-adds for 10
-// loads. With 16 registers 6 x 2 fit.
+// 6 x 4 vectors use 24 of the 32 AVX-512 registers for sums, 4 for the panel and one for the row's
+// element: 24 multiply-adds for 10 loads. With 16 registers 6 x 2 fit.
 
 constexpr int kTileVectors = kVectorBytes == 64 ? 4 : 2;
 
 // Fewer vectors leave registers for more rows, which keeps enough independent sums in flight.
 template <int V>
-constexpr int kTileRows = kVectorBytes == 64 ? (V == 4 ? 6 : V == 3 ? 8 : V == 2 ? 12 : 14) : (V == 2 ? 6 : 12);
+constexpr int kTileRows = V == 4              ? 6
+                          : V == 3            ? 8
+                          : kVectorBytes < 64 ? 12 / V
+                          : V == 2            ? 12
+                                              : 14;
 
-//
 // Every loop over a tile is unrolled: a run-time index would move its registers to memory.
 template <class C, int R, int V>
 struct Tile {
@@ -41,8 +48,9 @@ struct Tile {
   }
 };
 
-// A tile whose long sums are made of blocks, which keeps rounding from growing with the number of terms: once kTerms have been added
-// the block is added to the totals and starts anew. The totals lie in memory, and short sums never touch them.
+// A tile whose long sums are made of blocks, which keeps rounding from growing with the number of
+// terms: once kTerms have been added the block is added to the totals and starts anew. The totals
+// lie in memory, and short sums never touch them.
 template <class C, int R, int V>
 struct BlockedTile {
   static constexpr std::int64_t kTerms = 256;
@@ -83,21 +91,26 @@ struct BlockedTile {
   }
 };
 
-// The last vector of a panel may reach past the channels that exist.
-template <class C>
+// How the vectors of a block of lanes are loaded: the last one may reach past the channels that
+// exist.
+template <class T>
 struct FullPanel {
-  Vector<C> operator()(const C* p, bool) const { return load(p); }
+  Vector<Compute<T>> operator()(const T* p, bool) const { return load(p); }
 };
-template <class C>
+template <class T>
 struct TailPanel {
-  Mask<C> mask;
-  Vector<C> operator()(const C* p, bool is_last) const { return is_last ? load_masked(p, mask) : load(p); }
+  Mask<Compute<T>> mask;
+  Vector<Compute<T>> operator()(const T* p, bool is_last) const {
+    return is_last ? load_masked(p, mask) : load(p);
+  }
 };
 
 template <class C, int R, int V, class LoadPanel>
-inline __attribute__((always_inline)) void accumulate(Tile<C, R, V>& tile, const C* const (&rows)[R],
-                                                      std::int64_t row_step, const C* panel, std::int64_t panel_step,
-                                                      std::int64_t count, LoadPanel load_panel) {
+inline __attribute__((always_inline)) void accumulate(Tile<C, R, V>& tile,
+                                                      const C* const (&rows)[R],
+                                                      std::int64_t row_step, const C* panel,
+                                                      std::int64_t panel_step, std::int64_t count,
+                                                      LoadPanel load_panel) {
   std::int64_t at = 0;
   for (std::int64_t k = 0; k < count; ++k, at += row_step, panel += panel_step) {
     Vector<C> lanes[V];
@@ -112,7 +125,8 @@ inline __attribute__((always_inline)) void accumulate(Tile<C, R, V>& tile, const
   }
 }
 
-// How channels are cut into blocks of lanes: full blocks, then one of the vectors that the rest needs.
+// How channels are cut into blocks of lanes: full blocks, then one of the vectors that the rest
+// needs.
 template <class C>
 struct LaneBlocks {
   static constexpr std::int64_t kLargest = kTileVectors * kLanes<C>;
@@ -129,11 +143,17 @@ struct LaneBlocks {
   int vectors(std::int64_t block) const { return static_cast<int>(vectors_for(size(block))); }
   std::int64_t padded_size(std::int64_t block) const { return vectors(block) * kLanes<C>; }
   // Lanes of all blocks before `block`, padding included.
-  std::int64_t padded_first(std::int64_t block) const { return block * vectors_for(full) * kLanes<C>; }
-  std::int64_t padded_channels() const { return padded_first(count() - 1) + padded_size(count() - 1); }
+  std::int64_t padded_first(std::int64_t block) const {
+    return block * vectors_for(full) * kLanes<C>;
+  }
+  std::int64_t padded_channels() const {
+    return padded_first(count() - 1) + padded_size(count() - 1);
+  }
 
  private:
-  static std::int64_t vectors_for(std::int64_t lanes) { return (lanes + kLanes<C> - 1) / kLanes<C>; }
+  static std::int64_t vectors_for(std::int64_t lanes) {
+    return (lanes + kLanes<C> - 1) / kLanes<C>;
+  }
 };
 
 template <int V>

@@ -1,5 +1,5 @@
-// Every header that the kernels of an instruction set need from outside: included before the target is set, so that nothing of them
-// is compiled for an instruction set that the processor may lack.
+// Every header that the kernels of an instruction set need from outside: included before the target
+// is set, so that nothing of them is compiled for an instruction set that the processor may lack.
 #pragma once
 
 #include <cstdint>

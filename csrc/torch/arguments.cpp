@@ -22,8 +22,9 @@ c10::ArrayRef<Int> sizes_of(const at::Tensor& tensor) {
 template <class Int>
 std::array<Int, 2> expand_pair(c10::ArrayRef<Int> values, const char* name) {
   TORCH_CHECK(values.size() == 1 || values.size() == 2, "expected ", name,
-              " to be a single integer value or a list of 2 values to match the convolution dimensions, but got ", name,
-              "=", values);
+              " to be a single integer value or a list of 2 values to match the convolution "
+              "dimensions, but got ",
+              name, "=", values);
   return {values.front(), values.back()};
 }
 
@@ -39,14 +40,16 @@ std::string type_name(const at::Tensor& tensor, bool with_device) {
 void check_same_type(const at::Tensor& input, const at::Tensor& other, const char* other_name) {
   const bool same_device = input.device() == other.device();
   TORCH_CHECK(same_device && input.scalar_type() == other.scalar_type(), "Input type (",
-              type_name(input, !same_device), ") and ", other_name, " type (", type_name(other, !same_device),
-              ") should be the same");
+              type_name(input, !same_device), ") and ", other_name, " type (",
+              type_name(other, !same_device), ") should be the same");
 }
 
 void check_supported(Slot filled, const at::Tensor& tensor) {
   const auto dtype = tensor.scalar_type();
-  const bool supported = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
-  TORCH_CHECK_NOT_IMPLEMENTED(supported, "handconv::", operation_name(filled), " is not implemented for dtype ", dtype,
+  const bool supported =
+      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
+  TORCH_CHECK_NOT_IMPLEMENTED(supported, "handconv::", operation_name(filled),
+                              " is not implemented for dtype ", dtype,
                               "; supported are float32, float64, bfloat16 and float16");
 }
 
@@ -56,30 +59,33 @@ void check_is_image(const at::Tensor& tensor, const char* operation) {
 }
 
 void check_is_weight(const at::Tensor& w, const at::Tensor& input) {
-  TORCH_CHECK(w.dim() == 4, "Expected ", w.dim(), "-dimensional input for ", w.dim(), "-dimensional weight ",
-              w.sym_sizes(), ", but got ", input.dim(), "-dimensional input of size ", input.sym_sizes(), " instead");
+  TORCH_CHECK(w.dim() == 4, "Expected ", w.dim(), "-dimensional input for ", w.dim(),
+              "-dimensional weight ", w.sym_sizes(), ", but got ", input.dim(),
+              "-dimensional input of size ", input.sym_sizes(), " instead");
 }
 
 template <class Int>
 void check_weight_and_groups(c10::ArrayRef<Int> w, const Int& groups) {
   TORCH_CHECK(w[0] >= groups, "Given groups=", groups, ", expected weight to be at least ", groups,
               " at dimension 0, but got weight of size ", w, " instead");
-  TORCH_CHECK(w[0] % groups == 0, "Given groups=", groups, ", expected weight to be divisible by ", groups,
-              " at dimension 0, but got weight of size [", w, "] instead");
+  TORCH_CHECK(w[0] % groups == 0, "Given groups=", groups, ", expected weight to be divisible by ",
+              groups, " at dimension 0, but got weight of size [", w, "] instead");
 }
 
 // `given` is how F.conv2d and F.conv_transpose2d begin the sentence.
 template <class Int>
-void check_channels(const std::string& given, c10::ArrayRef<Int> w, c10::ArrayRef<Int> input, const Int& expected) {
-  TORCH_CHECK(input[1] == expected, given, "weight of size ", w, ", expected input", input, " to have ", expected,
-              " channels, but got ", input[1], " channels instead");
+void check_channels(const std::string& given, c10::ArrayRef<Int> w, c10::ArrayRef<Int> input,
+                    const Int& expected) {
+  TORCH_CHECK(input[1] == expected, given, "weight of size ", w, ", expected input", input,
+              " to have ", expected, " channels, but got ", input[1], " channels instead");
 }
 
 template <class Int>
-void check_bias(const std::string& given, c10::ArrayRef<Int> w, const at::Tensor& bias, const Int& expected) {
+void check_bias(const std::string& given, c10::ArrayRef<Int> w, const at::Tensor& bias,
+                const Int& expected) {
   TORCH_CHECK(bias.dim() == 1 && sizes_of<Int>(bias)[0] == expected, given, "weight of size ", w,
-              ", expected bias to be 1-dimensional with ", expected, " elements, but got bias of size ",
-              sizes_of<Int>(bias), " instead");
+              ", expected bias to be 1-dimensional with ", expected,
+              " elements, but got bias of size ", sizes_of<Int>(bias), " instead");
 }
 
 template <class Int>
@@ -89,12 +95,13 @@ void check_kernel_fits(const GeometryOf<Int>& geometry) {
               "kernel size should be greater than zero, but got kernel_height: ", h.kernel,
               " kernel_width: ", w.kernel);
   TORCH_CHECK(h.dilation <= kLargest / h.kernel && w.dilation <= kLargest / w.kernel,
-              "Given dilation=(", h.dilation, ", ", w.dilation, ") and a kernel of size (", h.kernel, ", ", w.kernel,
-              "), expected the dilated kernel to span at most ", kLargest, " elements");
+              "Given dilation=(", h.dilation, ", ", w.dilation, ") and a kernel of size (",
+              h.kernel, ", ", w.kernel, "), expected the dilated kernel to span at most ", kLargest,
+              " elements");
   TORCH_CHECK(h.padded_input() >= h.receptive_field() && w.padded_input() >= w.receptive_field(),
-              "Calculated padded input size per channel: (", h.padded_input(), " x ", w.padded_input(),
-              "). Kernel size: (", h.receptive_field(), " x ", w.receptive_field(),
-              "). Kernel size can't be greater than actual input size");
+              "Calculated padded input size per channel: (", h.padded_input(), " x ",
+              w.padded_input(), "). Kernel size: (", h.receptive_field(), " x ",
+              w.receptive_field(), "). Kernel size can't be greater than actual input size");
 }
 
 // An image without pixels has no convolution, whatever its padding; but no images have one.
@@ -122,8 +129,8 @@ GeometryOf<Int> assemble(const Int& batch, const Int& in_channels, const Int& ou
 template <class Int>
 void adopt_output_size(GeometryOf<Int>& geometry, c10::ArrayRef<Int> y) {
   TORCH_CHECK(y[2] <= geometry.height.output && y[3] <= geometry.width.output, "y of size ", y,
-              " is larger than the output that x and w of these sizes give, (", geometry.height.output, " x ",
-              geometry.width.output, ")");
+              " is larger than the output that x and w of these sizes give, (",
+              geometry.height.output, " x ", geometry.width.output, ")");
   geometry.height.output = y[2];
   geometry.width.output = y[3];
 }
@@ -140,7 +147,8 @@ std::string given_groups(const WindowOf<Int>& window) {
 
 template <class Int>
 GeometryOf<Int> forward_geometry(const at::Tensor& x_tensor, const at::Tensor& w_tensor,
-                                 const std::optional<at::Tensor>& bias, const WindowOf<Int>& window) {
+                                 const std::optional<at::Tensor>& bias,
+                                 const WindowOf<Int>& window) {
   check_is_image(x_tensor, "conv2d");
   check_is_weight(w_tensor, x_tensor);
   const auto x = sizes_of<Int>(x_tensor), w = sizes_of<Int>(w_tensor);
@@ -153,8 +161,8 @@ GeometryOf<Int> forward_geometry(const at::Tensor& x_tensor, const at::Tensor& w
 
 template <class Int>
 GeometryOf<Int> input_grad_geometry(const at::Tensor& y_tensor, const at::Tensor& w_tensor,
-                                    const std::optional<at::Tensor>& bias, const std::array<Int, 2>& size,
-                                    const WindowOf<Int>& window) {
+                                    const std::optional<at::Tensor>& bias,
+                                    const std::array<Int, 2>& size, const WindowOf<Int>& window) {
   check_is_image(y_tensor, "conv_transpose2d");
   check_is_weight(w_tensor, y_tensor);
   const auto y = sizes_of<Int>(y_tensor), w = sizes_of<Int>(w_tensor);
@@ -163,8 +171,8 @@ GeometryOf<Int> input_grad_geometry(const at::Tensor& y_tensor, const at::Tensor
   const Int channels = w[1] * window.groups;
   if (bias) check_bias<Int>("Given transposed=1, ", w, *bias, channels);
   check_has_pixels(y);
-  TORCH_CHECK(size[0] > 0 && size[1] > 0, "the size of x should be greater than zero, but got (", size[0], " x ",
-              size[1], ")");
+  TORCH_CHECK(size[0] > 0 && size[1] > 0, "the size of x should be greater than zero, but got (",
+              size[0], " x ", size[1], ")");
   auto geometry = assemble<Int>(y[0], channels, w[0], size, spatial(w), window);
   adopt_output_size(geometry, y);
   return geometry;
@@ -176,8 +184,10 @@ GeometryOf<Int> weight_grad_geometry(const at::Tensor& y_tensor, const at::Tenso
   check_is_image(y_tensor, "conv2d_weight_grad");
   check_is_image(x_tensor, "conv2d_weight_grad");
   const auto y = sizes_of<Int>(y_tensor), x = sizes_of<Int>(x_tensor);
-  TORCH_CHECK(x[0] == y[0], "x of size ", x, " and y of size ", y, " should have the same batch size");
-  TORCH_CHECK(x[1] % window.groups == 0 && y[1] % window.groups == 0, "Given groups=", window.groups,
+  TORCH_CHECK(x[0] == y[0], "x of size ", x, " and y of size ", y,
+              " should have the same batch size");
+  TORCH_CHECK(x[1] % window.groups == 0 && y[1] % window.groups == 0,
+              "Given groups=", window.groups,
               ", expected the channels of x and of y to be divisible by it, but got x of size ", x,
               " and y of size ", y);
   check_has_pixels(x);
@@ -190,17 +200,20 @@ GeometryOf<Int> weight_grad_geometry(const at::Tensor& y_tensor, const at::Tenso
 }  // namespace
 
 template <class Int>
-WindowOf<Int> make_window(c10::ArrayRef<Int> stride, c10::ArrayRef<Int> padding, c10::ArrayRef<Int> dilation,
-                          const Int& groups) {
+WindowOf<Int> make_window(c10::ArrayRef<Int> stride, c10::ArrayRef<Int> padding,
+                          c10::ArrayRef<Int> dilation, const Int& groups) {
   TORCH_CHECK(groups > 0, "non-positive groups is not supported");
   WindowOf<Int> window{expand_pair(stride, "stride"), expand_pair(padding, "padding"),
                        expand_pair(dilation, "dilation"), groups};
-  TORCH_CHECK(both(window.padding, [](const Int& p) { return p >= 0; }), "negative padding is not supported");
-  TORCH_CHECK(both(window.stride, [](const Int& s) { return s > 0; }), "non-positive stride is not supported");
-  TORCH_CHECK(both(window.dilation, [](const Int& d) { return d > 0; }), "dilation should be greater than zero");
+  TORCH_CHECK(both(window.padding, [](const Int& p) { return p >= 0; }),
+              "negative padding is not supported");
+  TORCH_CHECK(both(window.stride, [](const Int& s) { return s > 0; }),
+              "non-positive stride is not supported");
+  TORCH_CHECK(both(window.dilation, [](const Int& d) { return d > 0; }),
+              "dilation should be greater than zero");
   for (int i = 0; i < 2; ++i) {
-    TORCH_CHECK(window.padding[i] <= kLargest, "Given padding=", window.padding[i], " at dimension ", i,
-                " , expected padding to be at most ", kLargest);
+    TORCH_CHECK(window.padding[i] <= kLargest, "Given padding=", window.padding[i],
+                " at dimension ", i, " , expected padding to be at most ", kLargest);
   }
   return window;
 }
@@ -222,8 +235,9 @@ const char* operation_name(Slot filled) {
 }
 
 template <class Int>
-GeometryOf<Int> make_geometry(Slot filled, const Operands& operands, const std::optional<at::Tensor>& bias,
-                              c10::ArrayRef<Int> size, const WindowOf<Int>& window) {
+GeometryOf<Int> make_geometry(Slot filled, const Operands& operands,
+                              const std::optional<at::Tensor>& bias, c10::ArrayRef<Int> size,
+                              const WindowOf<Int>& window) {
   const auto [first, second] = operand_slots(filled);
   check_same_type(operands[first], operands[second], filled == Slot::kWeight ? "x" : "weight");
   if (bias) check_same_type(operands[first], *bias, "bias");
@@ -232,9 +246,11 @@ GeometryOf<Int> make_geometry(Slot filled, const Operands& operands, const std::
     case Slot::kOutput:
       return forward_geometry<Int>(operands[first], operands[second], bias, window);
     case Slot::kInput:
-      return input_grad_geometry<Int>(operands[first], operands[second], bias, expand_pair(size, "size"), window);
+      return input_grad_geometry<Int>(operands[first], operands[second], bias,
+                                      expand_pair(size, "size"), window);
     default:
-      return weight_grad_geometry<Int>(operands[first], operands[second], expand_pair(size, "size"), window);
+      return weight_grad_geometry<Int>(operands[first], operands[second], expand_pair(size, "size"),
+                                       window);
   }
 }
 
@@ -257,10 +273,11 @@ at::MemoryFormat filled_format(const at::Tensor& first, const at::Tensor& second
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
-#define HANDCONV_INSTANTIATE(Int)                                                                                \
-  template WindowOf<Int> make_window(c10::ArrayRef<Int>, c10::ArrayRef<Int>, c10::ArrayRef<Int>, const Int&);    \
-  template GeometryOf<Int> make_geometry(Slot, const Operands&, const std::optional<at::Tensor>&,                \
-                                         c10::ArrayRef<Int>, const WindowOf<Int>&);                              \
+#define HANDCONV_INSTANTIATE(Int)                                                                 \
+  template WindowOf<Int> make_window(c10::ArrayRef<Int>, c10::ArrayRef<Int>, c10::ArrayRef<Int>,  \
+                                     const Int&);                                                 \
+  template GeometryOf<Int> make_geometry(Slot, const Operands&, const std::optional<at::Tensor>&, \
+                                         c10::ArrayRef<Int>, const WindowOf<Int>&);               \
   template std::array<Int, 4> filled_shape(Slot, const GeometryOf<Int>&);
 HANDCONV_INSTANTIATE(int64_t)
 HANDCONV_INSTANTIATE(c10::SymInt)

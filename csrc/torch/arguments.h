@@ -1,5 +1,6 @@
-// From tensors and arguments to a checked GeometryOf<Int>. Every refusal of bad input is worded here, as F.conv2d words it, and
-// happens before any kernel runs. Int is int64_t for a real call and c10::SymInt while shapes are traced.
+// From tensors and arguments to a checked GeometryOf<Int>. Every refusal of bad input is worded
+// here, as F.conv2d words it, and happens before any kernel runs. Int is int64_t for a real call
+// and c10::SymInt while shapes are traced.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +14,8 @@
 
 namespace handconv {
 
-// How the kernel moves over the image: everything about a convolution that no tensor's shape tells. Pairs are (height, width).
+// How the kernel moves over the image: everything about a convolution that no tensor's shape tells.
+// Pairs are (height, width).
 template <class Int>
 struct WindowOf {
   std::array<Int, 2> stride, padding, dilation;
@@ -23,8 +25,8 @@ using Window = WindowOf<c10::SymInt>;
 
 // Checked arguments. A pair may be given as one number for both axes.
 template <class Int>
-WindowOf<Int> make_window(c10::ArrayRef<Int> stride, c10::ArrayRef<Int> padding, c10::ArrayRef<Int> dilation,
-                          const Int& groups);
+WindowOf<Int> make_window(c10::ArrayRef<Int> stride, c10::ArrayRef<Int> padding,
+                          c10::ArrayRef<Int> dilation, const Int& groups);
 
 // The tensors of F(y, x, w), by slot.
 struct Operands {
@@ -40,13 +42,15 @@ std::pair<Slot, Slot> operand_slots(Slot filled);
 // "conv2d", "conv2d_input_grad", "conv2d_weight_grad".
 const char* operation_name(Slot filled);
 
-// The geometry of the operation that fills `filled`; raises for operands that do not fit one another. `size` holds the spatial
-// size of what is filled, which a stride leaves open: (H, W) for x, (KH, KW) for w; y's follows from the rest and it is ignored.
-// y may be smaller than the natural output size (the rows that output_padding adds to x are such a case): positions of y
-// outside it count as zeros.
+// The geometry of the operation that fills `filled`; raises for operands that do not fit one
+// another. `size` holds the spatial size of what is filled, which a stride leaves open: (H, W) for
+// x, (KH, KW) for w; y's follows from the rest and it is ignored. y may be smaller than the natural
+// output size (the rows that output_padding adds to x are such a case): positions of y outside it
+// count as zeros.
 template <class Int>
-GeometryOf<Int> make_geometry(Slot filled, const Operands& operands, const std::optional<at::Tensor>& bias,
-                              c10::ArrayRef<Int> size, const WindowOf<Int>& window);
+GeometryOf<Int> make_geometry(Slot filled, const Operands& operands,
+                              const std::optional<at::Tensor>& bias, c10::ArrayRef<Int> size,
+                              const WindowOf<Int>& window);
 
 // The shape of what is filled.
 template <class Int>

@@ -10,7 +10,8 @@ namespace {
 
 template <c10::DeviceType device>
 at::Tensor conv2d_autocast(const Call& call) {
-  const c10::impl::ExcludeDispatchKeyGuard below(at::autocast::get_autocast_dispatch_key_from_device_type(device));
+  const c10::impl::ExcludeDispatchKeyGuard below(
+      at::autocast::get_autocast_dispatch_key_from_device_type(device));
   const auto cast = [](const at::Tensor& tensor) {
     return at::autocast::cached_cast(at::autocast::get_autocast_dtype(device), tensor, device);
   };

@@ -1,11 +1,13 @@
 // Derivatives of every op, to every order, forward and reverse.
 //
-// F(y, x, w) = < y, conv(x, w) > is linear in each slot, and an op fills one slot given the other two. Let g be the cotangent of
-// what it filled. Putting g into the filled slot and leaving one operand out gives the gradient of that operand: it fills the
-// slot of the operand left out. So the whole table of first and second derivatives is `gradient_of` below, and since it calls the
-// same ops, it holds for every order. The tangent rule is the product rule: op(da, b) + op(a, db).
+// F(y, x, w) = < y, conv(x, w) > is linear in each slot, and an op fills one slot given the other
+// two. Let g be the cotangent of what it filled. Putting g into the filled slot and leaving one
+// operand out gives the gradient of that operand: it fills the slot of the operand left out. So the
+// whole table of first and second derivatives is `gradient_of` below, and since it calls the same
+// ops, it holds for every order. The tangent rule is the product rule: op(da, b) + op(a, db).
 //
-// The bias stands outside the form: it is added to every position of its channel, so its gradient is a sum over all positions.
+// The bias stands outside the form: it is added to every position of its channel, so its gradient
+// is a sum over all positions.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/ones.h>
@@ -25,19 +27,19 @@ using torch::autograd::variable_list;
 
 using Pair = std::array<c10::SymInt, 2>;
 
-Pair spatial_size(const at::Tensor& tensor) {
-  return {tensor.sym_size(2), tensor.sym_size(3)};
-}
+Pair spatial_size(const at::Tensor& tensor) { return {tensor.sym_size(2), tensor.sym_size(3)}; }
 
-// The sum over samples and positions, (N, C, H, W) -> (C). A bias is the 1x1 weight of one more input channel that is one
-// everywhere, so its gradient is that weight's gradient; the sum is then as reproducible as every other result here, which
-// at::sum is not: its order depends on the number of threads.
+// The sum over samples and positions, (N, C, H, W) -> (C). A bias is the 1x1 weight of one more
+// input channel that is one everywhere, so its gradient is that weight's gradient; the sum is then
+// as reproducible as every other result here, which at::sum is not: its order depends on the number
+// of threads.
 at::Tensor channel_sum(Algorithm algorithm, const at::Tensor& g) {
   const Pair one{1, 1}, zero{0, 0};
   Call call{algorithm, Slot::kWeight, {}, std::nullopt, one, Window{one, zero, one, 1}};
   call.operands[Slot::kOutput] = g;
-  call.operands[Slot::kInput] = at::ones({1, 1, 1, 1}, g.options())
-                                    .expand_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
+  call.operands[Slot::kInput] =
+      at::ones({1, 1, 1, 1}, g.options())
+          .expand_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
   return dispatch(call).reshape({-1});
 }
 
@@ -45,14 +47,15 @@ at::Tensor in_format(const at::Tensor& gradient, at::MemoryFormat format) {
   return gradient.suggest_memory_format() == format ? gradient : gradient.contiguous(format);
 }
 
-// What the gradients of one call are computed from. The tensors of the operands are undefined where no gradient needs them.
+// What the gradients of one call are computed from. The tensors of the operands are undefined where
+// no gradient needs them.
 struct BackwardState {
   Algorithm algorithm;
   Slot filled;
   Window window;
-  std::array<Pair, kSlotCount> sizes;                      // spatial size of y, x and w
-  std::array<at::MemoryFormat, kSlotCount> formats{};      // of the two operands
-  std::array<bool, 3> wanted{};                            // gradients of the two operands and of the bias
+  std::array<Pair, kSlotCount> sizes;                  // spatial size of y, x and w
+  std::array<at::MemoryFormat, kSlotCount> formats{};  // of the two operands
+  std::array<bool, 3> wanted{};  // gradients of the two operands and of the bias
 };
 
 template <class State, class Visit>
@@ -66,14 +69,16 @@ void visit_symbols(State& state, Visit visit) {
   visit(state.window.groups);
 }
 
-at::Tensor gradient_of(const BackwardState& state, const Operands& saved, Slot wanted, Slot other, const at::Tensor& g) {
+at::Tensor gradient_of(const BackwardState& state, const Operands& saved, Slot wanted, Slot other,
+                       const at::Tensor& g) {
   const Pair& size = state.sizes[static_cast<int>(wanted)];
   Call call{state.algorithm, wanted, {}, std::nullopt, size, state.window};
   call.operands[state.filled] = g;
   call.operands[other] = saved[other];
   at::Tensor gradient = dispatch(call);
   if (wanted == Slot::kOutput && spatial_size(gradient) != size) {
-    // x was larger than y's natural counterpart (output_padding): y has no elements for the windows at the end.
+    // x was larger than y's natural counterpart (output_padding): y has no elements for the windows
+    // at the end.
     gradient = gradient.narrow_symint(2, 0, size[0]).narrow_symint(3, 0, size[1]);
   }
   return in_format(gradient, state.formats[static_cast<int>(wanted)]);
@@ -89,11 +94,12 @@ variable_list gradients_of(const BackwardState& state, const Operands& saved, co
   return results;
 }
 
-// Compiled autograd records the backward as one function of values, which it calls while it traces: this is that function, and these
-// two are how its arguments travel.
+// Compiled autograd records the backward as one function of values, which it calls while it traces:
+// this is that function, and these two are how its arguments travel.
 std::vector<at::IValue> pack(const BackwardState& state, const Operands& saved) {
   torch::dynamo::autograd::PackedArgs args;
-  std::vector<int64_t> numbers{static_cast<int64_t>(state.algorithm), static_cast<int64_t>(state.filled)};
+  std::vector<int64_t> numbers{static_cast<int64_t>(state.algorithm),
+                               static_cast<int64_t>(state.filled)};
   for (const auto format : state.formats) numbers.push_back(static_cast<int64_t>(format));
   for (const bool wanted : state.wanted) numbers.push_back(wanted);
   std::vector<at::SymInt> symbols;
@@ -104,7 +110,8 @@ std::vector<at::IValue> pack(const BackwardState& state, const Operands& saved) 
   return args.vec();
 }
 
-variable_list gradients_from_packed(const variable_list& gradients, const std::vector<at::IValue>& values) {
+variable_list gradients_from_packed(const variable_list& gradients,
+                                    const std::vector<at::IValue>& values) {
   torch::dynamo::autograd::PackedArgs args(values);
   const auto numbers = args.unpack<std::vector<int64_t>>();
   auto number = numbers.begin();
@@ -125,7 +132,9 @@ struct Conv2dBackward : public torch::autograd::Node {
   BackwardState state;
   std::array<SavedVariable, kSlotCount> saved;
 
-  std::string name() const override { return std::string("Handconv") + operation_name(state.filled); }
+  std::string name() const override {
+    return std::string("Handconv") + operation_name(state.filled);
+  }
 
   variable_list apply(variable_list&& gradients) override {
     note_what_is_wanted();
@@ -158,14 +167,15 @@ struct Conv2dBackward : public torch::autograd::Node {
     for (const auto& value : arguments) {
       schema.push_back(value.isTensor() ? at::TypePtr(at::TensorType::get()) : value.type());
     }
-    const auto edges = compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
-        compiled::get_input_metadata(next_edges()));
+    const auto edges =
+        compiled::IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            compiled::get_input_metadata(next_edges()));
     const auto& compiler = compiled::getPyCompilerInterface();
     const auto function =
         compiler->bind_function(swapped.get_py_compiler(), name(), gradients_from_packed, schema,
                                 /*is_custom_function=*/true, /*is_traceable=*/true);
-    variable_list results = compiler->call_function(swapped.get_py_compiler(), "apply_functional", function,
-                                                    gradients, arguments, edges);
+    variable_list results = compiler->call_function(swapped.get_py_compiler(), "apply_functional",
+                                                    function, gradients, arguments, edges);
 
     for (auto& variable : saved) swapped.after(variable);
     visit_symbols(state, [&](c10::SymInt& symbol) { swapped.after(symbol); });
@@ -189,24 +199,23 @@ struct Conv2dBackward : public torch::autograd::Node {
 std::array<Pair, kSlotCount> spatial_sizes(const Call& call, const at::Tensor& result) {
   std::array<Pair, kSlotCount> sizes;
   for (const auto slot : {Slot::kOutput, Slot::kInput, Slot::kWeight}) {
-    sizes[static_cast<int>(slot)] = spatial_size(slot == call.filled ? result : call.operands[slot]);
+    sizes[static_cast<int>(slot)] =
+        spatial_size(slot == call.filled ? result : call.operands[slot]);
   }
   return sizes;
 }
 
-bool has_tangent(const at::Tensor& tensor) {
-  return tensor._fw_grad(/*level=*/0).defined();
-}
+bool has_tangent(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0).defined(); }
 
-at::Tensor tangent_of(const at::Tensor& tensor) {
-  return tensor._fw_grad(/*level=*/0);
-}
+at::Tensor tangent_of(const at::Tensor& tensor) { return tensor._fw_grad(/*level=*/0); }
 
 // Undefined if no operand has a tangent.
 at::Tensor result_tangent(const Call& call, const at::Tensor& result) {
   const auto [first, second] = operand_slots(call.filled);
   at::Tensor tangent;
-  const auto add = [&](const at::Tensor& term) { tangent = tangent.defined() ? tangent.add(term) : term; };
+  const auto add = [&](const at::Tensor& term) {
+    tangent = tangent.defined() ? tangent.add(term) : term;
+  };
   const auto add_with_tangent_of = [&](Slot moving, Slot fixed) {
     if (!has_tangent(call.operands[moving])) return;
     Call term{call.algorithm, call.filled, {}, std::nullopt, call.size, call.window};
@@ -240,8 +249,10 @@ auto make_backward_node(const Call& call) {
   for (const auto slot : {first, second}) {
     node->state.formats[static_cast<int>(slot)] = call.operands[slot].suggest_memory_format();
   }
-  if (node->should_compute_output(1)) node->saved[static_cast<int>(first)] = SavedVariable(a, false);
-  if (node->should_compute_output(0)) node->saved[static_cast<int>(second)] = SavedVariable(b, false);
+  if (node->should_compute_output(1))
+    node->saved[static_cast<int>(first)] = SavedVariable(a, false);
+  if (node->should_compute_output(0))
+    node->saved[static_cast<int>(second)] = SavedVariable(b, false);
   return node;
 }
 

@@ -20,7 +20,8 @@ WindowOf<int64_t> to_ints(const Window& window) {
   const auto pair = [](const std::array<c10::SymInt, 2>& values) -> std::array<int64_t, 2> {
     return {values[0].expect_int(), values[1].expect_int()};
   };
-  return {pair(window.stride), pair(window.padding), pair(window.dilation), window.groups.expect_int()};
+  return {pair(window.stride), pair(window.padding), pair(window.dilation),
+          window.groups.expect_int()};
 }
 
 DType to_dtype(at::ScalarType type) {
@@ -38,7 +39,8 @@ DType to_dtype(at::ScalarType type) {
 
 // No products are summed into any element: what is left is the bias.
 bool sums_are_empty(Slot filled, const Geometry& geometry) {
-  return filled == Slot::kWeight ? geometry.batch == 0 : geometry.in_channels == 0 || geometry.out_channels == 0;
+  return filled == Slot::kWeight ? geometry.batch == 0
+                                 : geometry.in_channels == 0 || geometry.out_channels == 0;
 }
 
 void fill_with_bias(at::Tensor& filled, const std::optional<at::Tensor>& bias) {
@@ -49,31 +51,38 @@ void fill_with_bias(at::Tensor& filled, const std::optional<at::Tensor>& bias) {
 // Images are read in the layout of the problem; a weight is read wherever its strides lead.
 void make_dense(Operands& operands, Slot filled, at::MemoryFormat format) {
   for (const auto slot : {Slot::kOutput, Slot::kInput}) {
-    if (slot != filled) operands[slot] = operands[slot].defined() ? operands[slot].contiguous(format) : at::Tensor();
+    if (slot != filled)
+      operands[slot] = operands[slot].defined() ? operands[slot].contiguous(format) : at::Tensor();
   }
 }
 
-void run(const Problem& problem, Algorithm algorithm, const Operands& operands, const std::optional<at::Tensor>& bias) {
+void run(const Problem& problem, Algorithm algorithm, const Operands& operands,
+         const std::optional<at::Tensor>& bias) {
   const Kernel& kernel = choose(problem, algorithm);
   const WorkspaceSize size = kernel.workspace(problem);
   const auto bytes = static_cast<int64_t>(Workspace::total_bytes(size, at::get_num_threads()));
   const at::Tensor scratch = at::empty({bytes}, at::kByte);
-  const auto pointer = [](const at::Tensor& tensor) { return const_cast<void*>(tensor.const_data_ptr()); };
+  const auto pointer = [](const at::Tensor& tensor) {
+    return const_cast<void*>(tensor.const_data_ptr());
+  };
   const Buffers buffers{pointer(operands[Slot::kInput]), pointer(operands[Slot::kWeight]),
                         pointer(operands[Slot::kOutput]), bias ? bias->const_data_ptr() : nullptr};
-  kernel.run(problem, buffers, Workspace(static_cast<std::byte*>(scratch.mutable_data_ptr()), size));
+  kernel.run(problem, buffers,
+             Workspace(static_cast<std::byte*>(scratch.mutable_data_ptr()), size));
 }
 
 at::Tensor conv2d_cpu(const Call& call) {
   const Slot filled = call.filled;
   const auto [first, second] = operand_slots(filled);
   const auto size = to_ints(call.size);
-  const Geometry geometry = make_geometry<int64_t>(filled, call.operands, call.bias, size, to_ints(call.window));
+  const Geometry geometry =
+      make_geometry<int64_t>(filled, call.operands, call.bias, size, to_ints(call.window));
   const auto format = filled_format(call.operands[first], call.operands[second]);
 
   Operands operands = call.operands;
   at::Tensor& result = operands[filled];
-  result = at::empty(filled_shape(filled, geometry), call.operands[first].options().memory_format(format));
+  result = at::empty(filled_shape(filled, geometry),
+                     call.operands[first].options().memory_format(format));
   if (result.numel() == 0) return result;
   const auto bias = call.bias ? std::optional(call.bias->contiguous()) : std::nullopt;
   if (sums_are_empty(filled, geometry)) {

@@ -1,4 +1,5 @@
-// Shapes, dtypes and strides of the results, without computing them: what torch.compile, torch.export and FakeTensor run.
+// Shapes, dtypes and strides of the results, without computing them: what torch.compile,
+// torch.export and FakeTensor run.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -11,9 +12,11 @@ namespace {
 
 at::Tensor conv2d_meta(const Call& call) {
   const auto [first, second] = operand_slots(call.filled);
-  const auto geometry = make_geometry<c10::SymInt>(call.filled, call.operands, call.bias, call.size, call.window);
+  const auto geometry =
+      make_geometry<c10::SymInt>(call.filled, call.operands, call.bias, call.size, call.window);
   const auto format = filled_format(call.operands[first], call.operands[second]);
-  return at::empty_symint(filled_shape(call.filled, geometry), call.operands[first].options().memory_format(format));
+  return at::empty_symint(filled_shape(call.filled, geometry),
+                          call.operands[first].options().memory_format(format));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The Python module handconv._C: what the build, the processor and the table have to say. The ops themselves are reached through
-// torch.ops.handconv; loading this module registers them.
+// The Python module handconv._C: what the build, the processor and the table have to say. The ops
+// themselves are reached through torch.ops.handconv; loading this module registers them.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -14,7 +14,6 @@ namespace py = pybind11;
 namespace handconv {
 namespace {
 
-
 py::dict build_info() {
   py::dict info;
   info["version"] = HANDCONV_VERSION;
@@ -27,7 +26,8 @@ py::dict build_info() {
 
 py::dict cpu_features() {
   py::dict features;
-  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kBaseline}) features[to_string(isa)] = cpu_has(isa);
+  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kBaseline})
+    features[to_string(isa)] = cpu_has(isa);
   return features;
 }
 
@@ -71,20 +71,21 @@ DType parse_dtype(const std::string& name) {
 
 using AxisTuple = std::array<std::int64_t, 6>;
 
-Axis to_axis(const AxisTuple& a) {
-  return {a[0], a[1], a[2], a[3], a[4], a[5]};
-}
+Axis to_axis(const AxisTuple& a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
 
-// The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace if it runs).
-std::vector<py::tuple> explain(const std::string& slot, const std::string& algorithm, const std::string& dtype,
-                               bool channels_last, bool has_bias, const std::array<std::int64_t, 4>& channels,
-                               const AxisTuple& height, const AxisTuple& width) {
+// The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace
+// if it runs).
+std::vector<py::tuple> explain(const std::string& slot, const std::string& algorithm,
+                               const std::string& dtype, bool channels_last, bool has_bias,
+                               const std::array<std::int64_t, 4>& channels, const AxisTuple& height,
+                               const AxisTuple& width) {
   const auto [batch, groups, in_channels, out_channels] = channels;
-  const Geometry geometry{batch, groups, in_channels, out_channels, to_axis(height), to_axis(width)};
+  const Geometry geometry{batch,        groups,          in_channels,
+                          out_channels, to_axis(height), to_axis(width)};
   const std::int64_t ic = geometry.in_channels_per_group(), kw = geometry.width.kernel;
   const std::int64_t area = geometry.kernel_area();
-  const WeightStrides strides =
-      channels_last ? WeightStrides{area * ic, 1, kw * ic, ic} : WeightStrides{area * ic, area, kw, 1};
+  const WeightStrides strides = channels_last ? WeightStrides{area * ic, 1, kw * ic, ic}
+                                              : WeightStrides{area * ic, area, kw, 1};
   const Problem problem{parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}),
                         parse_dtype(dtype),
                         channels_last ? Layout::kNhwc : Layout::kNchw,
@@ -92,8 +93,8 @@ std::vector<py::tuple> explain(const std::string& slot, const std::string& algor
                         geometry,
                         strides};
   std::vector<py::tuple> answers;
-  for (const auto& [kernel, refusal] :
-       consider(problem, parse(algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col}))) {
+  for (const auto& [kernel, refusal] : consider(
+           problem, parse(algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col}))) {
     if (refusal) {
       answers.push_back(py::make_tuple(describe(*kernel), refusal, 0));
     } else {
@@ -116,6 +117,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("kernels", describe_kernels);
   module.def("force_kernel", force_kernel, py::arg("name"));
   module.def("forced_kernel", forced_kernel_name);
-  module.def("explain", explain, py::arg("slot"), py::arg("algorithm"), py::arg("dtype"), py::arg("channels_last"),
-             py::arg("has_bias"), py::arg("channels"), py::arg("height"), py::arg("width"));
+  module.def("explain", explain, py::arg("slot"), py::arg("algorithm"), py::arg("dtype"),
+             py::arg("channels_last"), py::arg("has_bias"), py::arg("channels"), py::arg("height"),
+             py::arg("width"));
 }

@@ -5,25 +5,31 @@
 namespace handconv {
 namespace {
 
-using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
-                                    c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt);
-using InputGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&,
+                                    const std::optional<at::Tensor>&, c10::SymIntArrayRef,
+                                    c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt);
+using InputGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&,
+                                      const std::optional<at::Tensor>&, c10::SymIntArrayRef,
                                       c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef,
-                                      c10::SymIntArrayRef, c10::SymInt);
+                                      c10::SymInt);
 using WeightGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef,
-                                       c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt);
+                                       c10::SymIntArrayRef, c10::SymIntArrayRef,
+                                       c10::SymIntArrayRef, c10::SymInt);
 
 template <Algorithm algorithm>
 auto find_operation(const char* slot_suffix) {
-  const std::string name = std::string("handconv::conv2d") + operation_suffix(algorithm) + slot_suffix;
+  const std::string name =
+      std::string("handconv::conv2d") + operation_suffix(algorithm) + slot_suffix;
   return c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
 }
 
 template <Algorithm algorithm>
 at::Tensor dispatch_trio(const Call& call) {
   static const auto forward = find_operation<algorithm>("").template typed<ForwardSignature>();
-  static const auto input_grad = find_operation<algorithm>("_input_grad").template typed<InputGradSignature>();
-  static const auto weight_grad = find_operation<algorithm>("_weight_grad").template typed<WeightGradSignature>();
+  static const auto input_grad =
+      find_operation<algorithm>("_input_grad").template typed<InputGradSignature>();
+  static const auto weight_grad =
+      find_operation<algorithm>("_weight_grad").template typed<WeightGradSignature>();
   const auto& [stride, padding, dilation, groups] = call.window;
   const auto [first_slot, second_slot] = operand_slots(call.filled);
   const auto& first = call.operands[first_slot];
@@ -32,7 +38,8 @@ at::Tensor dispatch_trio(const Call& call) {
     case Slot::kOutput:
       return forward.call(first, second, call.bias, stride, padding, dilation, groups);
     case Slot::kInput:
-      return input_grad.call(first, second, call.bias, call.size, stride, padding, dilation, groups);
+      return input_grad.call(first, second, call.bias, call.size, stride, padding, dilation,
+                             groups);
     default:
       return weight_grad.call(first, second, call.size, stride, padding, dilation, groups);
   }
@@ -40,10 +47,13 @@ at::Tensor dispatch_trio(const Call& call) {
 
 void define_trio(torch::Library& library, Algorithm algorithm) {
   const std::string name = std::string("conv2d") + operation_suffix(algorithm);
-  const std::string window = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor";
+  const std::string window =
+      "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups) -> Tensor";
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   library.def((name + "(Tensor x, Tensor w, Tensor? bias, " + window).c_str(), tags);
-  library.def((name + "_input_grad(Tensor y, Tensor w, Tensor? bias, SymInt[2] size, " + window).c_str(), tags);
+  library.def(
+      (name + "_input_grad(Tensor y, Tensor w, Tensor? bias, SymInt[2] size, " + window).c_str(),
+      tags);
   library.def((name + "_weight_grad(Tensor y, Tensor x, SymInt[2] size, " + window).c_str(), tags);
 }
 

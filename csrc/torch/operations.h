@@ -1,5 +1,6 @@
-// The ops as torch's dispatcher sees them: a trio of conv2d, conv2d_input_grad and conv2d_weight_grad for each algorithm, whose
-// kernels at every dispatch key are made from the templates below.
+// The ops as torch's dispatcher sees them: a trio of conv2d, conv2d_input_grad and
+// conv2d_weight_grad for each algorithm, whose kernels at every dispatch key are made from the
+// templates below.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -50,22 +51,27 @@ inline Operands make_operands(Slot filled, const at::Tensor& first, const at::Te
 }
 
 template <KernelOf kernel, Algorithm algorithm>
-at::Tensor forward(const at::Tensor& x, const at::Tensor& w, const OptionalTensor& bias, SymInts stride,
-                   SymInts padding, SymInts dilation, c10::SymInt groups) {
-  return kernel({algorithm, Slot::kOutput, make_operands(Slot::kOutput, x, w), bias, {},
+at::Tensor forward(const at::Tensor& x, const at::Tensor& w, const OptionalTensor& bias,
+                   SymInts stride, SymInts padding, SymInts dilation, c10::SymInt groups) {
+  return kernel({algorithm,
+                 Slot::kOutput,
+                 make_operands(Slot::kOutput, x, w),
+                 bias,
+                 {},
                  make_window<c10::SymInt>(stride, padding, dilation, groups)});
 }
 
 template <KernelOf kernel, Algorithm algorithm>
-at::Tensor input_grad(const at::Tensor& y, const at::Tensor& w, const OptionalTensor& bias, SymInts size,
-                      SymInts stride, SymInts padding, SymInts dilation, c10::SymInt groups) {
+at::Tensor input_grad(const at::Tensor& y, const at::Tensor& w, const OptionalTensor& bias,
+                      SymInts size, SymInts stride, SymInts padding, SymInts dilation,
+                      c10::SymInt groups) {
   return kernel({algorithm, Slot::kInput, make_operands(Slot::kInput, y, w), bias, size,
                  make_window<c10::SymInt>(stride, padding, dilation, groups)});
 }
 
 template <KernelOf kernel, Algorithm algorithm>
-at::Tensor weight_grad(const at::Tensor& y, const at::Tensor& x, SymInts size, SymInts stride, SymInts padding,
-                       SymInts dilation, c10::SymInt groups) {
+at::Tensor weight_grad(const at::Tensor& y, const at::Tensor& x, SymInts size, SymInts stride,
+                       SymInts padding, SymInts dilation, c10::SymInt groups) {
   return kernel({algorithm, Slot::kWeight, make_operands(Slot::kWeight, y, x), std::nullopt, size,
                  make_window<c10::SymInt>(stride, padding, dilation, groups)});
 }
@@ -74,8 +80,10 @@ template <KernelOf kernel, Algorithm algorithm>
 void register_trio(torch::Library& library) {
   const std::string suffix = operation_suffix(algorithm);
   library.impl(("conv2d" + suffix).c_str(), TORCH_FN((forward<kernel, algorithm>)));
-  library.impl(("conv2d" + suffix + "_input_grad").c_str(), TORCH_FN((input_grad<kernel, algorithm>)));
-  library.impl(("conv2d" + suffix + "_weight_grad").c_str(), TORCH_FN((weight_grad<kernel, algorithm>)));
+  library.impl(("conv2d" + suffix + "_input_grad").c_str(),
+               TORCH_FN((input_grad<kernel, algorithm>)));
+  library.impl(("conv2d" + suffix + "_weight_grad").c_str(),
+               TORCH_FN((weight_grad<kernel, algorithm>)));
 }
 
 }  // namespace detail
