@@ -201,8 +201,11 @@ CONV2D_REFUSES = {
     "'same' with dilation 0": Refused(
         "dilation should be greater than zero", (X, W), {"padding": "same", "dilation": 0}
     ),
+    # torch blames the padding if the kernel is odd; handconv the dilation in either case.
     "'same' with a negative dilation": Refused(
-        "dilation should be greater than zero", (X, W), {"padding": "same", "dilation": -1}
+        "dilation should be greater than zero",
+        (X, randn(4, 4, 2, 2)),
+        {"padding": "same", "dilation": -1},
     ),
     "'same' with an empty kernel": Refused(
         "kernel size should be greater than zero, but got kernel_height: 0 kernel_width: 2",
