@@ -161,6 +161,17 @@ def test_third_derivatives_with_output_padding(algorithm: str) -> None:
     assert gradgradcheck(gradient_of_square(function), inputs, check_fwd_over_rev=True)
 
 
+@pytest.mark.parametrize("slot", ["input_grad", "weight_grad"])
+def test_derivatives_where_y_ends_early(slot: str) -> None:
+    """Before the last window, as output_padding can have it: its gradient ends there too."""
+    case = TINY_CASES[0]
+    operands = operands_of(case, slot, integers=False)
+    inputs = leaves(operands._replace(first=operands.first[:, :, :-1, :-1]))
+    function = function_of(case, slot)
+    assert gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, inputs, check_fwd_over_rev=True, fast_mode=True)
+
+
 # What torch asks of an op.
 
 
