@@ -200,3 +200,13 @@ def test_forced_kernel_says_why_it_cannot() -> None:
                 refusing += 1
                 assert f"{row.name} was forced, but cannot run this: " in str(error)
     assert refusing > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_run_on_the_threads_that_torch_was_given(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert _C.threads_at_work() == threads
+    finally:
+        torch.set_num_threads(before)

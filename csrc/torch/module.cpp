@@ -5,6 +5,8 @@
 #include <pybind11/stl.h>
 #include <torch/version.h>
 
+#include <set>
+
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 #include "table.h"
@@ -36,6 +38,15 @@ std::string best_isa() {
     if (isa_is_usable(isa)) return to_string(isa);
   }
   return to_string(Isa::kBaseline);
+}
+
+// How many threads a parallel loop of the CPU kernels really runs on.
+int threads_at_work() {
+  std::vector<int> thread_of_item(static_cast<std::size_t>(max_threads()));
+  parallel_for(max_threads(), std::int64_t{1} << 20, [&](std::int64_t item, int thread) {
+    thread_of_item[static_cast<std::size_t>(item)] = thread;
+  });
+  return static_cast<int>(std::set<int>(thread_of_item.begin(), thread_of_item.end()).size());
 }
 
 py::dict describe(const Kernel& kernel) {
@@ -114,6 +125,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("build_info", build_info);
   module.def("cpu_features", cpu_features);
   module.def("isa", best_isa);
+  module.def("threads_at_work", threads_at_work);
   module.def("kernels", describe_kernels);
   module.def("force_kernel", force_kernel, py::arg("name"));
   module.def("forced_kernel", forced_kernel_name);
