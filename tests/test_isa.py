@@ -35,7 +35,8 @@ print(json.dumps({"isa": _C.isa(), "kernels": [row["name"] for row in _C.kernels
 
 def run_with(isa: str, script: str = SCRIPT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", script, Path(__file__).parent],
+        # -P: the installed package, not the source folder that the tests may be run from.
+        [sys.executable, "-P", "-c", script, Path(__file__).parent],
         env=os.environ | {"HANDCONV_ISA": isa},
         capture_output=True,
         text=True,
