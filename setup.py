@@ -18,8 +18,8 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 # processor of its architecture and chooses its kernels at run time. -g0: debug information makes
 # the build a fifth slower and the library thirty times larger. -std is torch's choice:
 # BuildExtension adds the standard that its headers need.
-# -fopenmp is for compiling alone: at::parallel_for, a template, runs on one thread without it. Linking
-# takes the OpenMP library that torch brings, so that there is one pool of threads.
+# -fopenmp is for compiling alone: at::parallel_for, a template, runs on one thread without it. The
+# OpenMP library is the one that torch brings, so that there is one pool of threads.
 # GCC 12 calls variables of its own AVX-512 intrinsics maybe uninitialized (GCC bug 105593).
 CXX_FLAGS = [
     "-O3",

@@ -4,9 +4,9 @@
 // - direct.channels: lanes are the filled channels of one group; a tap adds the outer product of
 //   source channels and lanes. Reads channels_last images of float32 and float64 in place; other
 //   layouts and types are converted to that first.
-// - direct.grouped: lanes are the filled channels of several small groups, whose source channels fit
-//   in one vector too; a tap adds, for each source channel of a group, the source permuted to its
-//   group's lanes. channels_last, any type in place.
+// - direct.grouped: lanes are the filled channels of several small groups, whose source channels
+//   fit in one vector too; a tap adds, for each source channel of a group, the source permuted to
+//   its group's lanes. channels_last, any type in place.
 // - direct.depthwise: the same for groups of one channel, where nothing need be permuted.
 //
 // Bytes: the source once per block of lanes (64 in float32 under AVX-512), the packed weight once
