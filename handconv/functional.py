@@ -165,7 +165,9 @@ def _index(function: str, name: str, value: Any) -> int:
 
 def _pair(function: str, name: str, value: Any) -> Sequence[int]:
     """One number for both axes, or a sequence of one or two."""
-    if isinstance(value, tuple | list):
+    if type(value) is int:
+        return (value, value)
+    if isinstance(value, (tuple, list)):
         if len(value) not in (1, 2):
             raise RuntimeError(
                 f"expected {name} to be a single integer value or a list of 2 values to match the "
