@@ -1,4 +1,34 @@
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    /,
+) -> Tensor: ...
+def conv2d_input_grad(
+    y: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    /,
+) -> Tensor: ...
+
+conv2d_direct = conv2d
+conv2d_im2col = conv2d
+conv2d_direct_input_grad = conv2d_input_grad
+conv2d_im2col_input_grad = conv2d_input_grad
 
 def build_info() -> dict[str, Any]: ...
 def cpu_features() -> dict[str, bool]: ...

@@ -8,20 +8,30 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from handconv import _C as _C  # registers torch.ops.handconv
+from handconv import _C
 
 Pair = int | Sequence[int]
 
-_FORWARD = {
-    "auto": torch.ops.handconv.conv2d.default,
-    "direct": torch.ops.handconv.conv2d_direct.default,
-    "im2col": torch.ops.handconv.conv2d_im2col.default,
+_ALGORITHMS = {"auto": "", "direct": "_direct", "im2col": "_im2col"}  # and what their ops end in
+_SLOTS = {"conv2d": "", "conv_transpose2d": "_input_grad"}
+
+# The same ops twice: torch.ops can be traced by torch.compile, _C costs half as much to call.
+_TRACED: dict[str, dict[str, Any]] = {
+    function: {
+        algorithm: getattr(torch.ops.handconv, "conv2d" + suffix + slot).default
+        for algorithm, suffix in _ALGORITHMS.items()
+    }
+    for function, slot in _SLOTS.items()
 }
-_TRANSPOSED = {
-    "auto": torch.ops.handconv.conv2d_input_grad.default,
-    "direct": torch.ops.handconv.conv2d_direct_input_grad.default,
-    "im2col": torch.ops.handconv.conv2d_im2col_input_grad.default,
+_CALLED: dict[str, dict[str, Any]] = {
+    function: {
+        algorithm: getattr(_C, "conv2d" + suffix + slot)
+        for algorithm, suffix in _ALGORITHMS.items()
+    }
+    for function, slot in _SLOTS.items()
 }
 
 
@@ -67,7 +77,10 @@ def conv2d(
         TypeError: arguments that are no tensors or numbers.
         ValueError: an unknown algorithm.
     """
-    operation = _choose(_FORWARD, algorithm)
+    if has_torch_function_variadic(input, weight, bias):
+        arguments = (input, weight, bias, stride, padding, dilation, groups)
+        return _overridden(conv2d, arguments, algorithm)
+    operation = _choose("conv2d", algorithm)
     _check_tensors("conv2d", input=input, weight=weight, bias=bias)
     stride = _pair("conv2d", "stride", stride)
     dilation = _pair("conv2d", "dilation", dilation)
@@ -120,8 +133,11 @@ def conv_transpose2d(
         TypeError: arguments that are no tensors or numbers.
         ValueError: an unknown algorithm.
     """
-    operation = _choose(_TRANSPOSED, algorithm)
+    if has_torch_function_variadic(input, weight, bias):
+        arguments = (input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return _overridden(conv_transpose2d, arguments, algorithm)
     name = "conv_transpose2d"
+    operation = _choose(name, algorithm)
     _check_tensors(name, input=input, weight=weight, bias=bias)
     stride = _pair(name, "stride", stride)
     padding = _pair(name, "padding", padding)
@@ -134,7 +150,15 @@ def conv_transpose2d(
     return output.squeeze(0) if batched is not input else output
 
 
-def _choose(operations: dict[str, Any], algorithm: str) -> Any:
+def _overridden(function: Any, arguments: tuple[Any, ...], algorithm: str) -> Tensor:
+    """What __torch_function__ makes of the call: that of a tensor's class, or of a mode."""
+    tensors = arguments[:3]
+    result: Tensor = handle_torch_function(function, tensors, *arguments, algorithm=algorithm)
+    return result
+
+
+def _choose(function: str, algorithm: str) -> Any:
+    operations = (_TRACED if is_dynamo_compiling() else _CALLED)[function]
     try:
         return operations[algorithm]
     except KeyError:

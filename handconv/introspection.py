@@ -9,7 +9,7 @@ from torch import Tensor
 
 from handconv import _C
 from handconv.functional import (
-    _FORWARD,
+    _ALGORITHMS,
     Pair,
     _both,
     _check_tensors,
@@ -23,7 +23,7 @@ SLOTS = ("forward", "input_grad", "weight_grad")
 
 def algorithms() -> tuple[str, ...]:
     """The values that `algorithm=` takes: "auto" chooses among the others."""
-    return tuple(_FORWARD)
+    return tuple(_ALGORITHMS)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def explain(
         For each slot the chosen kernel, the reason of every row before it, FLOPs, bytes and
         workspace.
     """
-    operation = _choose(_FORWARD, algorithm)
+    operation = _choose("conv2d", algorithm)
     _check_tensors("explain", input=input, weight=weight, bias=bias)
     strides = _pair("explain", "stride", stride)
     dilations = _pair("explain", "dilation", dilation)

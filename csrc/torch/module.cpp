@@ -1,8 +1,10 @@
-// The Python module handconv._C: what the build, the processor and the table have to say. The ops
-// themselves are reached through torch.ops.handconv; loading this module registers them.
+// The Python module handconv._C: a short way to the ops, and what the build, the processor and the
+// table have to say. Loading this module registers torch.ops.handconv.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
 #include <set>
@@ -10,6 +12,7 @@
 #include "cpu/isa.h"
 #include "cpu/threads.h"
 #include "table.h"
+#include "torch/operations.h"
 
 namespace py = pybind11;
 
@@ -116,12 +119,26 @@ std::vector<py::tuple> explain(const std::string& slot, const std::string& algor
   return answers;
 }
 
+// conv2d and conv2d_input_grad of an algorithm: the same calls of the dispatcher that torch.ops
+// makes, without its way over a list of boxed arguments that is checked against a schema, which
+// costs more than a small convolution.
+template <Algorithm algorithm>
+void define_short_way(py::module_& module) {
+  const std::string name = std::string("conv2d") + operation_suffix(algorithm);
+  constexpr Trio trio = trio_of<dispatch, algorithm>();
+  module.def(name.c_str(), torch::wrap_pybind_function_no_gil(*trio.forward));
+  module.def((name + "_input_grad").c_str(), torch::wrap_pybind_function_no_gil(*trio.input_grad));
+}
+
 }  // namespace
 }  // namespace handconv
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   using namespace handconv;
   kernels();  // a wrong HANDCONV_ISA is reported at import
+  define_short_way<Algorithm::kAuto>(module);
+  define_short_way<Algorithm::kDirect>(module);
+  define_short_way<Algorithm::kIm2col>(module);
   module.def("build_info", build_info);
   module.def("cpu_features", cpu_features);
   module.def("isa", best_isa);

@@ -5,17 +5,6 @@
 namespace handconv {
 namespace {
 
-using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&,
-                                    const std::optional<at::Tensor>&, c10::SymIntArrayRef,
-                                    c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymInt);
-using InputGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&,
-                                      const std::optional<at::Tensor>&, c10::SymIntArrayRef,
-                                      c10::SymIntArrayRef, c10::SymIntArrayRef, c10::SymIntArrayRef,
-                                      c10::SymInt);
-using WeightGradSignature = at::Tensor(const at::Tensor&, const at::Tensor&, c10::SymIntArrayRef,
-                                       c10::SymIntArrayRef, c10::SymIntArrayRef,
-                                       c10::SymIntArrayRef, c10::SymInt);
-
 template <Algorithm algorithm>
 auto find_operation(const char* slot_suffix) {
   const std::string name =
@@ -25,11 +14,11 @@ auto find_operation(const char* slot_suffix) {
 
 template <Algorithm algorithm>
 at::Tensor dispatch_trio(const Call& call) {
-  static const auto forward = find_operation<algorithm>("").template typed<ForwardSignature>();
+  static const auto forward = find_operation<algorithm>("").template typed<Forward>();
   static const auto input_grad =
-      find_operation<algorithm>("_input_grad").template typed<InputGradSignature>();
+      find_operation<algorithm>("_input_grad").template typed<InputGrad>();
   static const auto weight_grad =
-      find_operation<algorithm>("_weight_grad").template typed<WeightGradSignature>();
+      find_operation<algorithm>("_weight_grad").template typed<WeightGrad>();
   const auto& [stride, padding, dilation, groups] = call.window;
   const auto [first_slot, second_slot] = operand_slots(call.filled);
   const auto& first = call.operands[first_slot];
@@ -69,6 +58,25 @@ const char* operation_suffix(Algorithm algorithm) {
       return "";
   }
 }
+
+namespace detail {
+
+Operands make_operands(Slot filled, const at::Tensor& first, const at::Tensor& second) {
+  const auto [first_slot, second_slot] = operand_slots(filled);
+  Operands operands;
+  operands[first_slot] = first;
+  operands[second_slot] = second;
+  return operands;
+}
+
+void register_trio(torch::Library& library, Algorithm algorithm, const Trio& trio) {
+  const std::string name = std::string("conv2d") + operation_suffix(algorithm);
+  library.impl(name.c_str(), trio.forward);
+  library.impl((name + "_input_grad").c_str(), trio.input_grad);
+  library.impl((name + "_weight_grad").c_str(), trio.weight_grad);
+}
+
+}  // namespace detail
 
 at::Tensor dispatch(const Call& call) {
   switch (call.algorithm) {

@@ -31,7 +31,28 @@ struct Call {
 // Sends the call through torch's dispatcher, from the top.
 at::Tensor dispatch(const Call& call);
 
+// The three functions of a trio, as torch calls them.
+using OptionalTensor = std::optional<at::Tensor>;
+using SymInts = c10::SymIntArrayRef;
+using Forward = at::Tensor(const at::Tensor& x, const at::Tensor& w, const OptionalTensor& bias,
+                           SymInts stride, SymInts padding, SymInts dilation, c10::SymInt groups);
+using InputGrad = at::Tensor(const at::Tensor& y, const at::Tensor& w, const OptionalTensor& bias,
+                             SymInts size, SymInts stride, SymInts padding, SymInts dilation,
+                             c10::SymInt groups);
+using WeightGrad = at::Tensor(const at::Tensor& y, const at::Tensor& x, SymInts size,
+                              SymInts stride, SymInts padding, SymInts dilation,
+                              c10::SymInt groups);
+struct Trio {
+  Forward* forward;
+  InputGrad* input_grad;
+  WeightGrad* weight_grad;
+};
+
 using KernelOf = at::Tensor (*)(const Call& call);
+
+// The trio of `algorithm` whose functions put their arguments into a Call and hand it to `kernel`.
+template <KernelOf kernel, Algorithm algorithm>
+constexpr Trio trio_of();
 
 // Registers `kernel` under the names of every trio, for the dispatch key of `library`.
 template <KernelOf kernel>
@@ -39,16 +60,11 @@ void register_trios(torch::Library& library);
 
 namespace detail {
 
-using OptionalTensor = std::optional<at::Tensor>;
-using SymInts = c10::SymIntArrayRef;
+Operands make_operands(Slot filled, const at::Tensor& first, const at::Tensor& second);
 
-inline Operands make_operands(Slot filled, const at::Tensor& first, const at::Tensor& second) {
-  const auto [first_slot, second_slot] = operand_slots(filled);
-  Operands operands;
-  operands[first_slot] = first;
-  operands[second_slot] = second;
-  return operands;
-}
+// Not a template: what torch wraps around a kernel to call it with boxed arguments is compiled once
+// for each signature this way, instead of for each kernel, which takes minutes.
+void register_trio(torch::Library& library, Algorithm algorithm, const Trio& trio);
 
 template <KernelOf kernel, Algorithm algorithm>
 at::Tensor forward(const at::Tensor& x, const at::Tensor& w, const OptionalTensor& bias,
@@ -76,23 +92,19 @@ at::Tensor weight_grad(const at::Tensor& y, const at::Tensor& x, SymInts size, S
                  make_window<c10::SymInt>(stride, padding, dilation, groups)});
 }
 
-template <KernelOf kernel, Algorithm algorithm>
-void register_trio(torch::Library& library) {
-  const std::string suffix = operation_suffix(algorithm);
-  library.impl(("conv2d" + suffix).c_str(), TORCH_FN((forward<kernel, algorithm>)));
-  library.impl(("conv2d" + suffix + "_input_grad").c_str(),
-               TORCH_FN((input_grad<kernel, algorithm>)));
-  library.impl(("conv2d" + suffix + "_weight_grad").c_str(),
-               TORCH_FN((weight_grad<kernel, algorithm>)));
-}
-
 }  // namespace detail
+
+template <KernelOf kernel, Algorithm algorithm>
+constexpr Trio trio_of() {
+  return {detail::forward<kernel, algorithm>, detail::input_grad<kernel, algorithm>,
+          detail::weight_grad<kernel, algorithm>};
+}
 
 template <KernelOf kernel>
 void register_trios(torch::Library& library) {
-  detail::register_trio<kernel, Algorithm::kAuto>(library);
-  detail::register_trio<kernel, Algorithm::kDirect>(library);
-  detail::register_trio<kernel, Algorithm::kIm2col>(library);
+  detail::register_trio(library, Algorithm::kAuto, trio_of<kernel, Algorithm::kAuto>());
+  detail::register_trio(library, Algorithm::kDirect, trio_of<kernel, Algorithm::kDirect>());
+  detail::register_trio(library, Algorithm::kIm2col, trio_of<kernel, Algorithm::kIm2col>());
 }
 
 }  // namespace handconv
