@@ -12,11 +12,13 @@ namespace {
 
 std::vector<Kernel> collect_kernels() {
   std::vector<Kernel> table;
-  const auto append = [&](KernelList list) { table.insert(table.end(), list.begin, list.end); };
-  if (isa_is_usable(Isa::kAvx512)) append(avx512_kernels());
-  if (isa_is_usable(Isa::kAvx2)) append(avx2_kernels());
-  append(baseline_kernels());
-  append(reference_kernels());
+  const auto append = [&](std::initializer_list<KernelList> families) {
+    for (const auto& family : families) table.insert(table.end(), family.begin, family.end);
+  };
+  if (isa_is_usable(Isa::kAvx512)) append({avx512_planes(), avx512_channels(), avx512_im2col()});
+  if (isa_is_usable(Isa::kAvx2)) append({avx2_planes(), avx2_channels(), avx2_im2col()});
+  append({baseline_planes(), baseline_channels(), baseline_im2col()});
+  append({reference_kernels()});
   return table;
 }
 

@@ -26,8 +26,8 @@ struct DenseTap {
   static bool packs(const Gather& gather) { return !is_pixel_image<T>(gather.source_strides); }
 
   template <int R, int V>
-  static void add(BlockedTile<C, R, V>& tile, const C* const (&pixels)[R], const C* weights,
-                  const LaneMap<C>& map) {
+  HANDCONV_INLINE static void add(BlockedTile<C, R, V>& tile, const C* const (&pixels)[R],
+                                  const C* weights, const LaneMap<C>& map) {
     constexpr std::int64_t kBlock = BlockedTile<C, R, V>::kTerms;
     const C* rows[R];
     for (std::int64_t s = 0; s < map.source_channels; s += kBlock) {
@@ -55,8 +55,8 @@ struct DepthwiseTap {
   static bool packs(const Gather&) { return false; }
 
   template <int R, int V>
-  static void add(BlockedTile<C, R, V>& blocked, const T* const (&pixels)[R], const C* weights,
-                  const LaneMap<C>& map) {
+  HANDCONV_INLINE static void add(BlockedTile<C, R, V>& blocked, const T* const (&pixels)[R],
+                                  const C* weights, const LaneMap<C>& map) {
     Tile<C, R, V>& tile = blocked.block;
     if (map.lanes == V * kLanes<C>) {
       add_lanes(tile, pixels, weights, FullPanel<T>{});
@@ -68,9 +68,8 @@ struct DepthwiseTap {
 
  private:
   template <int R, int V, class Load>
-  static inline __attribute__((always_inline)) void add_lanes(Tile<C, R, V>& tile,
-                                                              const T* const (&pixels)[R],
-                                                              const C* weights, Load load_source) {
+  HANDCONV_INLINE static void add_lanes(Tile<C, R, V>& tile, const T* const (&pixels)[R],
+                                        const C* weights, Load load_source) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       const Vector<C> weight = load(weights + v * kLanes<C>);
@@ -105,8 +104,8 @@ struct GroupedTap {
 
   // Sums and sources of every pixel have a register each.
   template <int R, int V>
-  static void add(BlockedTile<C, R, V>& blocked, const T* const (&pixels)[R], const C* weights,
-                  const LaneMap<C>& map) {
+  HANDCONV_INLINE static void add(BlockedTile<C, R, V>& blocked, const T* const (&pixels)[R],
+                                  const C* weights, const LaneMap<C>& map) {
     static_assert(V == 1);
     Tile<C, R, V>& tile = blocked.block;
     const auto mask = mask_between<C>(0, map.source_lanes);
@@ -243,8 +242,9 @@ class PixelKernel {
   }
 
   template <int R, int V>
-  void add_taps(BlockedTile<C, R, V>& tile, TilePixels<Source, R>& tile_pixels, const PixelRun& run,
-                const C* weights, const LaneMap<C>& map) const {
+  HANDCONV_INLINE void add_taps(BlockedTile<C, R, V>& tile, TilePixels<Source, R>& tile_pixels,
+                                const PixelRun& run, const C* weights,
+                                const LaneMap<C>& map) const {
     const std::int64_t tap_weights = gather_.source_channels * V * kLanes<C>;
     const Source* pixels[R];
     const bool interior = tile_pixels.is_interior(run);
@@ -263,7 +263,7 @@ class PixelKernel {
   }
 
   template <int R, int V>
-  static void store_block(const Tile<C, R, V>& tile, C* block) {
+  HANDCONV_INLINE static void store_block(const Tile<C, R, V>& tile, C* block) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4

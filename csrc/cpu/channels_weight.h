@@ -20,19 +20,6 @@ inline void for_row_blocks(const Geometry& geometry, const Range& inside, const 
   }
 }
 
-// The input position that output position `out` sees through tap `k`.
-inline std::int64_t input_position(const Axis& axis, std::int64_t out, std::int64_t k) {
-  return out * axis.stride - axis.padding + k * axis.dilation;
-}
-
-template <class T>
-inline T* weight_element(const Problem& problem, const Buffers& buffers, std::int64_t oc,
-                         std::int64_t ic, std::int64_t kh, std::int64_t kw) {
-  const WeightStrides& strides = problem.w_strides;
-  return static_cast<T*>(buffers.w) + oc * strides.out_channel + ic * strides.in_channel +
-         kh * strides.row + kw * strides.column;
-}
-
 // direct.channels: lanes are output channels, rows of the tile input channels. Images that must be
 // converted are so some samples at a time; the totals then outlive a pass, in the shared workspace.
 template <class T>
@@ -323,9 +310,9 @@ class DepthwiseWeightKernel {
   }
 
   template <int K, bool kChecked>
-  static inline __attribute__((always_inline)) void add_columns(
-      Tile<C, K, V>& tile, const Item<K>& item, const Geometry& g, const T* x,
-      std::int64_t x_column, const T* y, std::int64_t y_column, Range columns) {
+  HANDCONV_INLINE static void add_columns(Tile<C, K, V>& tile, const Item<K>& item,
+                                          const Geometry& g, const T* x, std::int64_t x_column,
+                                          const T* y, std::int64_t y_column, Range columns) {
     for (std::int64_t ow = columns.first; ow < columns.last; ++ow) {
       Vector<C> cotangent[V];
       for (int v = 0; v < V; ++v)

@@ -103,8 +103,8 @@ constexpr std::int64_t kPixelLanes = kTileVectors * kLanes<C>;
 // Rows of the matrix A from `row` on for a tile of R; those past the last repeat it and are not
 // stored.
 template <class C, int R>
-inline void find_rows(const C* matrix, std::int64_t row, std::int64_t count, std::int64_t depth,
-                      const C* (&rows)[R]) {
+HANDCONV_INLINE void find_rows(const C* matrix, std::int64_t row, std::int64_t count,
+                               std::int64_t depth, const C* (&rows)[R]) {
   for (int r = 0; r < R; ++r) rows[r] = matrix + (row + r < count ? row + r : count - 1) * depth;
 }
 

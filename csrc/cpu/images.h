@@ -1,4 +1,14 @@
-// Images in the order and type that a kernel computes in: channels innermost, in C.
+// Where elements lie, and images in the order and type that a kernel computes in: channels
+// innermost, in C.
+
+// Where an element of w lies.
+template <class T>
+inline T* weight_element(const Problem& problem, const Buffers& buffers, std::int64_t oc,
+                         std::int64_t ic, std::int64_t kh, std::int64_t kw) {
+  const WeightStrides& strides = problem.w_strides;
+  return static_cast<T*>(buffers.w) + oc * strides.out_channel + ic * strides.in_channel +
+         kh * strides.row + kw * strides.column;
+}
 
 // A view of n samples of pixels by channels.
 template <class C>

@@ -11,9 +11,15 @@ struct KernelList {
   const Kernel* end;
 };
 
-KernelList avx512_kernels();
-KernelList avx2_kernels();
-KernelList baseline_kernels();
+KernelList avx512_planes();
+KernelList avx512_channels();
+KernelList avx512_im2col();
+KernelList avx2_planes();
+KernelList avx2_channels();
+KernelList avx2_im2col();
+KernelList baseline_planes();
+KernelList baseline_channels();
+KernelList baseline_im2col();
 KernelList reference_kernels();
 
 }  // namespace handconv

@@ -57,7 +57,7 @@ class PixelCursor {
     return (run_.rows->first + i_ * run_.rows->step) * strides.row +
            (run_.columns->first + j_ * run_.columns->step) * strides.column;
   }
-  void advance() {
+  HANDCONV_INLINE void advance() {
     --left_;
     if (++j_ == run_.columns->count) {
       j_ = 0;
@@ -76,14 +76,16 @@ class TilePixels {
  public:
   // `image` is the first pixel of the sample; pixels past the end of the run read zeros. Leaves the
   // cursor behind the tile.
-  TilePixels(PixelCursor& cursor, const PixelImage<E>& strides, const E* image,
-             const ImageStrides& filled, std::int64_t height, std::int64_t width, const E* zeros)
+  HANDCONV_INLINE TilePixels(PixelCursor& cursor, const PixelImage<E>& strides, const E* image,
+                             const ImageStrides& filled, std::int64_t height, std::int64_t width,
+                             const E* zeros)
       : image_(image),
         row_stride_(strides.row),
         column_stride_(strides.column),
         height_(height),
         width_(width),
         zeros_(zeros) {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const bool exists = cursor.exists();
       h_[r] = exists ? cursor.source_row() : kNowhere;
@@ -99,10 +101,11 @@ class TilePixels {
   std::int64_t target(int r) const { return targets_[r]; }
 
   // Whether every tap of every pixel lies inside the source.
-  bool is_interior(const PixelRun& run) const {
+  HANDCONV_INLINE bool is_interior(const PixelRun& run) const {
     const Span<Tap>&row_taps = run.rows->taps, &column_taps = run.columns->taps;
     if (row_taps.count == 0 || column_taps.count == 0) return false;
     bool inside = true;
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       for (const std::int64_t t : {std::int64_t{0}, row_taps.count - 1}) {
         inside &= static_cast<std::uint64_t>(h_[r] + row_taps[t].offset) <
@@ -117,14 +120,16 @@ class TilePixels {
   }
 
   // For an interior tile.
-  void find_inside(const Tap& row, const Tap& column, const E* (&pixels)[R]) const {
+  HANDCONV_INLINE void find_inside(const Tap& row, const Tap& column, const E* (&pixels)[R]) const {
     const std::int64_t offset = row.offset * row_stride_ + column.offset * column_stride_;
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) pixels[r] = image_ + positions_[r] + offset;
   }
 
   // False if every pixel of the tile sees padding through this row of taps.
-  bool enter_row(const Tap& tap) {
+  HANDCONV_INLINE bool enter_row(const Tap& tap) {
     bool any = false;
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const std::int64_t h = h_[r] + tap.offset;
       inside_[r] = static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height_);
@@ -134,8 +139,9 @@ class TilePixels {
     return any;
   }
 
-  bool enter_column(const Tap& tap, const E* (&pixels)[R]) const {
+  HANDCONV_INLINE bool enter_column(const Tap& tap, const E* (&pixels)[R]) const {
     bool any = false;
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const std::int64_t w = w_[r] + tap.offset;
       const bool inside =
@@ -159,9 +165,8 @@ class TilePixels {
 
 // Stores a tile into a channels_last image, `lanes` channels from `target` on.
 template <class T, class E, int R, int V>
-inline __attribute__((always_inline)) void store_pixels(const Tile<Compute<T>, R, V>& tile,
-                                                        const TilePixels<E, R>& pixels,
-                                                        std::int64_t lanes, T* target) {
+HANDCONV_INLINE void store_pixels(const Tile<Compute<T>, R, V>& tile,
+                                  const TilePixels<E, R>& pixels, std::int64_t lanes, T* target) {
   using C = Compute<T>;
   const auto tail = mask_between<C>(0, lanes - (V - 1) * kLanes<C>);
 #pragma GCC unroll 16

@@ -191,8 +191,7 @@ class PlanesKernel {
   }
 
   template <int F, int R, int V>
-  inline __attribute__((always_inline)) void start(Tile<C, F * R, V>& tile,
-                                                   std::int64_t channel) const {
+  HANDCONV_INLINE void start(Tile<C, F * R, V>& tile, std::int64_t channel) const {
     const auto* bias = static_cast<const T*>(gather_.bias);
     const std::int64_t last = gather_.groups * gather_.filled_channels;
 #pragma GCC unroll 4
@@ -209,9 +208,8 @@ class PlanesKernel {
   // The source line of each row of the tile; false if all lie in the padding. Rows past the last
   // are not stored, and read what there is.
   template <int R>
-  inline __attribute__((always_inline)) bool find_lines(const Planes& planes, std::int64_t row,
-                                                        const Tap& tap, const T* plane,
-                                                        const T* (&lines)[R]) const {
+  HANDCONV_INLINE bool find_lines(const Planes& planes, std::int64_t row, const Tap& tap,
+                                  const T* plane, const T* (&lines)[R]) const {
     const std::int64_t step = planes.rows->source_step, pitch = gather_.source_strides.row;
     const auto height = static_cast<std::uint64_t>(gather_.rows.source_size);
     const T* zero_line = zeros();
@@ -229,11 +227,9 @@ class PlanesKernel {
   }
 
   template <int F, int R, int V, bool kUnitStep>
-  static inline __attribute__((always_inline)) void add_row(Tile<C, F * R, V>& tile,
-                                                            const T* const (&lines)[R],
-                                                            const AxisClass& columns,
-                                                            const PlaneColumns<C>& at,
-                                                            const C* weights) {
+  HANDCONV_INLINE static void add_row(Tile<C, F * R, V>& tile, const T* const (&lines)[R],
+                                      const AxisClass& columns, const PlaneColumns<C>& at,
+                                      const C* weights) {
     for (std::int64_t t = 0; t < columns.taps.count; ++t) {
       const Tap& tap = columns.taps[t];
       const std::int64_t start = at.first * columns.source_step + tap.offset;
@@ -257,10 +253,9 @@ class PlanesKernel {
   }
 
   template <int F, int R, int V>
-  inline __attribute__((always_inline)) void store_tile(const Tile<C, F * R, V>& tile,
-                                                        const Planes& planes, std::int64_t row,
-                                                        std::int64_t last_row, std::int64_t first,
-                                                        std::int64_t channel) const {
+  HANDCONV_INLINE void store_tile(const Tile<C, F * R, V>& tile, const Planes& planes,
+                                  std::int64_t row, std::int64_t last_row, std::int64_t first,
+                                  std::int64_t channel) const {
     const ImageStrides& strides = gather_.filled_strides;
     const AxisClass &rows = *planes.rows, &columns = *planes.columns;
     const std::int64_t last_channel = (planes.group + 1) * gather_.filled_channels;
@@ -363,8 +358,9 @@ class PlanesWeightKernel {
 
   // The columns of y from `column` on that fill a vector.
   template <int K>
-  static void add_column(Tile<C, K, K>& totals, const Geometry& g, const Item<K>& item, const T* x,
-                         const T* y, std::int64_t column) {
+  HANDCONV_INLINE static void add_column(Tile<C, K, K>& totals, const Geometry& g,
+                                         const Item<K>& item, const T* x, const T* y,
+                                         std::int64_t column) {
     const Mask<C> exist = mask_between<C>(0, g.width.output - column);
     Mask<C> inside[K];
     for (int j = 0; j < K; ++j) {

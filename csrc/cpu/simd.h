@@ -32,7 +32,7 @@ inline V interleave(V a, V b, int half, std::integer_sequence<int, I...>) {
 // Transposes a square of as many vectors as a vector has lanes, by log2 of that many perfect
 // shuffles.
 template <class C>
-inline __attribute__((always_inline)) void transpose(Vector<C> (&rows)[kLanes<C>]) {
+HANDCONV_INLINE void transpose(Vector<C> (&rows)[kLanes<C>]) {
   constexpr int L = kLanes<C>;
   constexpr std::make_integer_sequence<int, L> lanes;
 #pragma GCC unroll 4

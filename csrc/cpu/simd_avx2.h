@@ -1,5 +1,5 @@
 // Vectors of 256 bits, with FMA and F16C. Included inside a namespace, after every other header;
-// see cpu/avx2.cpp.
+// see cpu/units/avx2.h.
 
 constexpr int kVectorBytes = 32;
 

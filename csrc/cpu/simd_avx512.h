@@ -1,4 +1,5 @@
-// Vectors of 512 bits. Included inside a namespace, after every other header; see cpu/avx512.cpp.
+// Vectors of 512 bits. Included inside a namespace, after every other header; see
+// cpu/units/avx512.h.
 
 constexpr int kVectorBytes = 64;
 

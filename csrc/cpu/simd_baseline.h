@@ -1,5 +1,6 @@
 // Vectors of 128 bits written for any compiler and processor: what x86-64 has at least, and other
-// architectures too. Included inside a namespace, after every other header; see cpu/baseline.cpp.
+// architectures too. Included inside a namespace, after every other header; see
+// cpu/units/baseline.h.
 
 constexpr int kVectorBytes = 16;
 

@@ -32,14 +32,14 @@ struct Tile {
   Vector<C> sums[R][V];
 
   // Every row starts from the same lanes.
-  void start(const C* lanes) {
+  HANDCONV_INLINE void start(const C* lanes) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = load(lanes + v * kLanes<C>);
     }
   }
-  void start_at_zero() {
+  HANDCONV_INLINE void start_at_zero() {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -59,15 +59,15 @@ struct BlockedTile {
   std::int64_t terms = 0;
   bool has_totals = false;
 
-  void start(const C* lanes) { block.start(lanes); }
+  HANDCONV_INLINE void start(const C* lanes) { block.start(lanes); }
 
-  void note_terms(std::int64_t count) {
+  HANDCONV_INLINE void note_terms(std::int64_t count) {
     terms += count;
     if (terms >= kTerms) flush();
   }
 
   // Leaves the whole sums in `block`.
-  void finish() {
+  HANDCONV_INLINE void finish() {
     if (!has_totals) return;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -77,7 +77,7 @@ struct BlockedTile {
   }
 
  private:
-  void flush() {
+  HANDCONV_INLINE void flush() {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -106,11 +106,9 @@ struct TailPanel {
 };
 
 template <class C, int R, int V, class LoadPanel>
-inline __attribute__((always_inline)) void accumulate(Tile<C, R, V>& tile,
-                                                      const C* const (&rows)[R],
-                                                      std::int64_t row_step, const C* panel,
-                                                      std::int64_t panel_step, std::int64_t count,
-                                                      LoadPanel load_panel) {
+HANDCONV_INLINE void accumulate(Tile<C, R, V>& tile, const C* const (&rows)[R],
+                                std::int64_t row_step, const C* panel, std::int64_t panel_step,
+                                std::int64_t count, LoadPanel load_panel) {
   std::int64_t at = 0;
   for (std::int64_t k = 0; k < count; ++k, at += row_step, panel += panel_step) {
     Vector<C> lanes[V];

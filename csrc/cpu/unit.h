@@ -13,3 +13,12 @@
 #include "cpu/scalar.h"
 #include "cpu/taps.h"
 #include "cpu/threads.h"
+
+// For what touches a register tile: behind a call, or a reference that is not inlined away, its
+// registers would be memory.
+#define HANDCONV_INLINE inline __attribute__((always_inline))
+
+// The function that returns the rows of the unit's family: avx512_planes for planes under AVX-512.
+#define HANDCONV_KERNELS_OF(isa) HANDCONV_JOIN(isa, HANDCONV_FAMILY)
+#define HANDCONV_JOIN(isa, family) HANDCONV_JOIN_WORDS(isa, family)
+#define HANDCONV_JOIN_WORDS(isa, family) isa##_##family

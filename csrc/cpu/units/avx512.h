@@ -1,3 +1,6 @@
+// A family of kernels compiled with AVX-512. A unit defines HANDCONV_FAMILY and includes this,
+// once.
+
 #include "cpu/unit.h"
 
 #if defined(__x86_64__)
@@ -10,13 +13,15 @@ namespace handconv {
 namespace avx512 {
 // clang-format off
 #include "cpu/simd_avx512.h"
-#include "cpu/all_kernels.h"
+#include HANDCONV_FAMILY_HEADER
 // clang-format on
 }  // namespace avx512
 
-KernelList avx512_kernels() { return {std::begin(avx512::kRows), std::end(avx512::kRows)}; }
+KernelList HANDCONV_KERNELS_OF(avx512)() {
+  return {std::begin(avx512::kRows), std::end(avx512::kRows)};
+}
 
 }  // namespace handconv
 #else
-handconv::KernelList handconv::avx512_kernels() { return {nullptr, nullptr}; }
+handconv::KernelList handconv::HANDCONV_KERNELS_OF(avx512)() { return {nullptr, nullptr}; }
 #endif

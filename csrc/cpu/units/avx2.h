@@ -1,0 +1,24 @@
+// A family of kernels compiled with AVX2. A unit defines HANDCONV_FAMILY and includes this, once.
+
+#include "cpu/unit.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#pragma GCC target("avx2,fma,f16c,bmi2")
+#define HANDCONV_ISA_NAME "avx2"
+
+namespace handconv {
+namespace avx2 {
+// clang-format off
+#include "cpu/simd_avx2.h"
+#include HANDCONV_FAMILY_HEADER
+// clang-format on
+}  // namespace avx2
+
+KernelList HANDCONV_KERNELS_OF(avx2)() { return {std::begin(avx2::kRows), std::end(avx2::kRows)}; }
+
+}  // namespace handconv
+#else
+handconv::KernelList handconv::HANDCONV_KERNELS_OF(avx2)() { return {nullptr, nullptr}; }
+#endif

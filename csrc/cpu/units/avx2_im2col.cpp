@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY im2col
+#define HANDCONV_FAMILY_HEADER "cpu/families/im2col.h"
+#include "cpu/units/avx2.h"

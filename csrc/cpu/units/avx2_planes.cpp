@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY planes
+#define HANDCONV_FAMILY_HEADER "cpu/families/planes.h"
+#include "cpu/units/avx2.h"

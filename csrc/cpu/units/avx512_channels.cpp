@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY channels
+#define HANDCONV_FAMILY_HEADER "cpu/families/channels.h"
+#include "cpu/units/avx512.h"
