@@ -14,8 +14,8 @@ from build_backend import environment
 ROOT = Path(__file__).resolve().parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
-# These come after Python's own flags and win over them. -O2: kernels unroll and inline what they need
-# by themselves, and -O3 would double the time to compile. No -march=native: one build runs on every
+# These come after Python's own flags and win over them. -O2: kernels say themselves what to unroll
+# and inline, and -O3 would double the time to compile. No -march=native: one build runs on every
 # processor of its architecture and chooses its kernels at run time. -g0: debug information makes
 # the build a fifth slower and the library thirty times larger. -std is torch's choice:
 # BuildExtension adds the standard that its headers need.
