@@ -32,17 +32,32 @@ CXX_FLAGS = [
     "-Wno-unknown-pragmas",
     "-Wno-maybe-uninitialized",
 ]
+NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
+# Machine code for Ampere and Hopper, whose binaries run on the processors between them, and PTX for
+# what comes after.
+CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
-def sources() -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.cpp"))
+def sources(with_cuda: bool) -> list[str]:
+    found = set(ROOT.glob("csrc/**/*.cpp"))
+    if with_cuda:
+        found |= set(ROOT.glob("csrc/cuda/*.cu"))
+    else:
+        found.discard(ROOT / "csrc" / "torch" / "gemm_library.cpp")
+    return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
 def extension_arguments(torch_version: str) -> dict[str, Any]:
     """The arguments of setup() that need torch to be importable."""
     # torch warns on import where there is no NumPy, which neither the build nor handconv needs.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
+    import torch
+    from torch.utils import cpp_extension
+    from torch.utils.cpp_extension import BuildExtension
+
+    with_cuda = environment.check_cuda(torch.version.cuda, cpp_extension.CUDA_HOME)
+    if with_cuda:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
 
     class BuildHandconv(BuildExtension):
         def finalize_options(self) -> None:
@@ -50,16 +65,21 @@ def extension_arguments(torch_version: str) -> dict[str, Any]:
             # Objects stay here between installs, editable ones too (setuptools would put those in a
             # temporary folder), so that ninja compiles only what changed.
             tag = f"{sys.implementation.cache_tag}-torch{torch_version}"
-            self.build_temp = str(ROOT / "build" / "objects" / tag)
+            self.build_temp = str(ROOT / "build" / "objects" / (tag + "-cuda" * with_cuda))
 
     # Warnings are for our own code: a folder that is named by -isystem too is exempt from them.
-    torch_headers = [flag for folder in include_paths() for flag in ("-isystem", folder)]
-    extension = CppExtension(
+    headers = cpp_extension.include_paths("cuda" if with_cuda else "cpu")
+    torch_headers = [flag for folder in headers for flag in ("-isystem", folder)]
+    make = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
+    extension = make(
         name="handconv._C",
-        sources=sources(),
+        sources=sources(with_cuda),
         include_dirs=[str(ROOT / "csrc")],
-        define_macros=[("HANDCONV_VERSION", f'"{VERSION}"')],
-        extra_compile_args={"cxx": CXX_FLAGS + torch_headers},
+        define_macros=[
+            ("HANDCONV_VERSION", f'"{VERSION}"'),
+            ("HANDCONV_WITH_CUDA", str(int(with_cuda))),
+        ],
+        extra_compile_args={"cxx": CXX_FLAGS + torch_headers, "nvcc": NVCC_FLAGS},
     )
     return {
         "install_requires": environment.runtime_requirements(torch_version),

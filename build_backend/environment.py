@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -117,6 +118,41 @@ def check_compiler() -> str:
     if family != "GCC" or version < OLDEST_GCC:
         stop(f"{command} is {family} {version}; install GCC >= {OLDEST_GCC} and name it in CXX")
     return command
+
+
+def toolkit_version(cuda_home: str) -> str:
+    """The release of the CUDA toolkit in a folder, such as "13.0"."""
+    nvcc = Path(cuda_home, "bin", "nvcc")
+    output = subprocess.run([nvcc, "--version"], check=True, capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+\.\d+)", output)
+    if release is None:
+        stop(f"{nvcc} does not say its version")
+    return release[1]
+
+
+def check_cuda(torch_cuda: str | None, cuda_home: str | None) -> bool:
+    """Whether to build the CUDA kernels: where torch has CUDA and `cuda_home` has a toolkit.
+
+    No GPU is asked for: a container is often built without one. HANDCONV_CUDA=0 leaves CUDA out,
+    HANDCONV_CUDA=1 stops where something is missing.
+    """
+    wanted = os.environ.get("HANDCONV_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        stop(f"HANDCONV_CUDA should be 0 or 1, but is {wanted!r}")
+    if wanted == "0":
+        return False
+    if torch_cuda is None or cuda_home is None:
+        if wanted == "1":
+            missing = "torch with CUDA" if torch_cuda is None else "CUDA toolkit (CUDA_HOME)"
+            stop(f"HANDCONV_CUDA=1, but there is no {missing}; install it, or set HANDCONV_CUDA=0")
+        return False
+    toolkit = toolkit_version(cuda_home)
+    if toolkit.split(".")[0] != torch_cuda.split(".")[0]:
+        stop(
+            f"torch is built with CUDA {torch_cuda}, but the toolkit in {cuda_home} is {toolkit}; "
+            f"install CUDA {torch_cuda} and name it in CUDA_HOME, or set HANDCONV_CUDA=0"
+        )
+    return True
 
 
 def check_python_headers() -> None:

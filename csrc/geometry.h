@@ -22,6 +22,7 @@ namespace handconv {
 enum class Slot { kOutput, kInput, kWeight };
 constexpr int kSlotCount = 3;
 
+enum class Device { kCpu, kCuda };
 enum class DType { kFloat32, kFloat64, kBFloat16, kFloat16 };
 enum class Layout { kNchw, kNhwc };  // the memory order of x and y
 
@@ -39,6 +40,10 @@ struct AxisOf {
   // Input elements that one output element looks at, first to last.
   HANDCONV_HOST_DEVICE Int receptive_field() const { return (kernel - 1) * dilation + 1; }
   HANDCONV_HOST_DEVICE Int padded_input() const { return input + padding * 2; }
+  // The input position that output position `out` sees through tap `k`; it may lie in the padding.
+  HANDCONV_HOST_DEVICE Int input_position(Int out, Int k) const {
+    return out * stride - padding + k * dilation;
+  }
   // floor((H + 2p - d(k-1) - 1) / s) + 1: the last window that still fits.
   HANDCONV_HOST_DEVICE Int natural_output() const {
     return (padded_input() - receptive_field()) / stride + 1;
@@ -83,10 +88,12 @@ HANDCONV_HOST_DEVICE inline ImageStrides image_strides(Layout layout, std::int64
 }
 
 struct Problem {
+  Device device;
   Slot slot;
   DType dtype;  // of x, w, y and the bias alike
   Layout layout;
-  bool has_bias;  // added to what the slot fills: OC elements when y is filled, C when x is
+  bool has_bias;     // added to what the slot fills: OC elements when y is filled, C when x is
+  bool allows_tf32;  // float32 products may be rounded to TF32, as torch's own switch says
   Geometry geometry;
   WeightStrides w_strides;
 
@@ -106,6 +113,7 @@ struct Buffers {
   void* w;
   void* y;
   const void* bias;  // null without a bias
+  void* stream;      // the cudaStream_t that kernels run on; null on the CPU
 };
 
 }  // namespace handconv

@@ -6,6 +6,9 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#if HANDCONV_WITH_CUDA
+#include "cuda/kernels.h"
+#endif
 
 namespace handconv {
 namespace {
@@ -19,11 +22,18 @@ std::vector<Kernel> collect_kernels() {
   if (isa_is_usable(Isa::kAvx2)) append({avx2_planes(), avx2_channels(), avx2_im2col()});
   append({baseline_planes(), baseline_channels(), baseline_im2col()});
   append({reference_kernels()});
+#if HANDCONV_WITH_CUDA
+  append({cuda_depthwise(), cuda_grouped(), cuda_gemm(), cuda_im2col(), cuda_reference()});
+#endif
   return table;
 }
 
 // The name that every op is forced to, out of the table; null for none.
 std::atomic<const char*> forced_name{nullptr};
+
+bool serves(const Kernel& kernel, const Problem& problem) {
+  return kernel.device == problem.device && kernel.slot == problem.slot;
+}
 
 Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
   if (algorithm == Algorithm::kAuto || kernel.algorithm == Algorithm::kReference) return nullptr;
@@ -42,14 +52,14 @@ Refusal refusal_of(const Kernel& kernel, const Problem& problem, Algorithm algor
 
 const Kernel& kernel_forced(const Problem& problem, std::string_view name) {
   for (const Kernel& kernel : kernels()) {
-    if (kernel.slot != problem.slot || name != kernel.name) continue;
+    if (!serves(kernel, problem) || name != kernel.name) continue;
     if (const Refusal reason = kernel.cannot(problem)) {
       throw std::runtime_error(std::string(name) + " was forced, but cannot run this: " + reason);
     }
     return kernel;
   }
   throw std::runtime_error(std::string(name) + " was forced, but has no kernel for " +
-                           to_string(problem.slot));
+                           to_string(problem.slot) + " on this device");
 }
 
 }  // namespace
@@ -63,10 +73,14 @@ const Kernel& choose(const Problem& problem, Algorithm algorithm) {
   if (const char* name = forced_name.load()) return kernel_forced(problem, name);
   const Kernel* able = nullptr;  // the first that can, though a later row should do better
   for (const Kernel& kernel : kernels()) {
-    if (kernel.slot != problem.slot || inability(kernel, problem, algorithm)) continue;
+    if (!serves(kernel, problem) || inability(kernel, problem, algorithm)) continue;
     if (kernel.algorithm == Algorithm::kReference && able) break;
     if (!kernel.should_not(problem)) return kernel;
     if (!able) able = &kernel;
+  }
+  if (!able) {
+    throw std::runtime_error(std::string("this build has no kernels for ") +
+                             to_string(problem.device));
   }
   return *able;
 }
@@ -76,7 +90,7 @@ std::vector<Verdict> consider(const Problem& problem, Algorithm algorithm) {
   std::vector<Verdict> verdicts;
   for (const Kernel& kernel : kernels()) {
     if (&kernel == chosen || forced_name.load()) break;
-    if (kernel.slot == problem.slot)
+    if (serves(kernel, problem))
       verdicts.push_back({&kernel, refusal_of(kernel, problem, algorithm)});
   }
   verdicts.push_back({chosen, nullptr});
@@ -101,6 +115,8 @@ std::string forced_kernel_name() {
   const char* name = forced_name.load();
   return name ? name : "";
 }
+
+const char* to_string(Device device) { return device == Device::kCpu ? "cpu" : "cuda"; }
 
 const char* to_string(Slot slot) {
   constexpr const char* kNames[kSlotCount] = {"forward", "input_grad", "weight_grad"};

@@ -48,7 +48,10 @@ class Workspace {
 };
 
 struct Kernel {
-  const char* name;  // device.algorithm.variant.instruction set, as in "cpu.direct.channels.avx512"
+  // device.algorithm.variant.instruction set, as in "cpu.direct.channels.avx512" and
+  // "cuda.direct.depthwise"
+  const char* name;
+  Device device;
   Slot slot;
   Algorithm algorithm;
   const char* summary;
@@ -60,8 +63,15 @@ struct Kernel {
   void (*run)(const Problem&, const Buffers&, const Workspace&);
 };
 
-// Every kernel that this processor can run, best first; the reference, which takes every problem,
-// is last.
+// The rows that one family of kernels contributes to the table.
+struct KernelList {
+  const Kernel* begin;
+  const Kernel* end;
+};
+
+// Every kernel that this build has and this processor can run, by device, best first; the
+// reference, which takes every problem of its device, is last. Without a GPU the rows of CUDA stand
+// here too.
 const std::vector<Kernel>& kernels();
 
 // One row's answer to a problem.
@@ -81,7 +91,8 @@ const Kernel& choose(const Problem& problem, Algorithm algorithm);
 void force_kernel(const std::string& name);
 std::string forced_kernel_name();
 
-// "forward", "input_grad", "weight_grad"; "auto", "direct", "im2col", "reference".
+// "cpu", "cuda"; "forward", "input_grad", "weight_grad"; "auto", "direct", "im2col", "reference".
+const char* to_string(Device device);
 const char* to_string(Slot slot);
 const char* to_string(Algorithm algorithm);
 

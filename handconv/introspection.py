@@ -44,7 +44,10 @@ class Kernel:
 
 
 def kernels() -> tuple[Kernel, ...]:
-    """Every kernel that this processor can run, best first within a slot."""
+    """Every kernel that this build has and this processor can run, best first within a slot.
+
+    Those of CUDA, in a build that has them, are listed without a GPU too.
+    """
     return tuple(Kernel(**row) for row in _C.kernels())
 
 
@@ -113,11 +116,13 @@ def explain(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    device: str | None = None,
 ) -> Explanation:
     """Which kernel :func:`handconv.conv2d` and its two gradients would run on, and why.
 
     The arguments are those of conv2d, and what conv2d refuses this refuses. Nothing is computed;
-    tensors on the meta device do.
+    tensors on the meta device do. `device` is "cpu" or "cuda"; without it that of the input, and
+    "cpu" for the meta device. No GPU is needed.
 
     Returns:
         For each slot the chosen kernel, the reason of every row before it, FLOPs, bytes and
@@ -140,11 +145,14 @@ def explain(
             zip(_both(strides), _both(paddings), _both(dilations), strict=True)
         )
     ]
+    if device is None:
+        device = "cuda" if input.is_cuda else "cpu"
     channels = (batched.shape[0], groups, batched.shape[1], weight.shape[0])
     elements = batched.numel() + weight.numel() + output.numel()
     return Explanation(
         *(
             _explain_slot(
+                device,
                 slot,
                 algorithm,
                 batched.dtype,
@@ -162,6 +170,7 @@ def explain(
 
 
 def _explain_slot(
+    device: str,
     slot: str,
     algorithm: str,
     dtype: torch.dtype,
@@ -174,7 +183,9 @@ def _explain_slot(
     bytes: int,
 ) -> SlotExplanation:
     dtype_name = str(dtype).removeprefix("torch.")
-    verdicts = _C.explain(slot, algorithm, dtype_name, channels_last, has_bias, channels, *axes)
+    verdicts = _C.explain(
+        device, slot, algorithm, dtype_name, channels_last, has_bias, channels, *axes
+    )
     *refused, (chosen, _, workspace) = verdicts
     return SlotExplanation(
         slot=slot,

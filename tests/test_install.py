@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,13 @@ sys.path.remove(sysconfig.get_path("purelib"))
 STUB_CPP_EXTENSION = """
 from setuptools import Extension as CppExtension
 from setuptools.command.build_ext import build_ext as BuildExtension
-include_paths = list
+CUDA_HOME = None
+def include_paths(device):
+    return []
+"""
+STUB_TORCH = """
+class version:
+    cuda = None
 """
 
 CALL_HOOK = """
@@ -83,7 +90,8 @@ class Installer:
         (site_packages,) = self.folder.glob("venv/lib/python*/site-packages")
         package = site_packages / "torch" / "utils"
         package.mkdir(parents=True)
-        (package.parent / "__init__.py").touch()
+        (package / "__init__.py").touch()
+        (package.parent / "__init__.py").write_text(STUB_TORCH)
         (package / "cpp_extension.py").write_text(STUB_CPP_EXTENSION)
         information = site_packages / f"torch-{version}.dist-info"
         information.mkdir()
@@ -283,3 +291,63 @@ def test_ninja_of_an_environment_that_is_not_activated_is_used(
     monkeypatch.setattr(environment.sysconfig, "get_path", lambda name: str(beside_python.parent))
     environment.check_ninja()
     assert shutil.which("ninja") == str(beside_python)
+
+
+# CUDA.
+
+
+@pytest.fixture
+def toolkit(tmp_path: Path) -> str:
+    """The folder of a CUDA 13.0 toolkit, as far as the build asks for it."""
+    nvcc = "echo Cuda compilation tools, release 13.0, V13.0.88"
+    return str(executable(tmp_path / "cuda" / "bin" / "nvcc", nvcc).parents[1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "torch_cuda", "has_toolkit", "built"),
+    [
+        ("", "13.0", True, True),
+        ("", "13.2", True, True),
+        ("1", "13.0", True, True),
+        ("0", "13.0", True, False),
+        ("0", "12.8", True, False),
+        ("", None, True, False),
+        ("", "13.0", False, False),
+    ],
+)
+def test_cuda_is_built_where_torch_and_toolkit_have_it(
+    environment: ModuleType,
+    toolkit: str,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    torch_cuda: str | None,
+    has_toolkit: bool,
+    built: bool,
+) -> None:
+    monkeypatch.setenv("HANDCONV_CUDA", wanted)
+    assert environment.check_cuda(torch_cuda, toolkit if has_toolkit else None) is built
+
+
+@pytest.mark.parametrize(
+    ("wanted", "torch_cuda", "has_toolkit", "words"),
+    [
+        ("", "12.8", True, "torch is built with CUDA 12.8, but the toolkit"),
+        ("1", "12.8", True, "install CUDA 12.8 and name it in CUDA_HOME"),
+        ("1", None, True, "there is no torch with CUDA"),
+        ("1", "13.0", False, "there is no CUDA toolkit"),
+        ("yes", "13.0", True, "HANDCONV_CUDA should be 0 or 1, but is 'yes'"),
+    ],
+)
+def test_cuda_that_cannot_be_built_is_refused_in_a_line(
+    environment: ModuleType,
+    toolkit: str,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    torch_cuda: str | None,
+    has_toolkit: bool,
+    words: str,
+) -> None:
+    monkeypatch.setenv("HANDCONV_CUDA", wanted)
+    with pytest.raises(SystemExit, match=re.escape(words)) as refusal:
+        environment.check_cuda(torch_cuda, toolkit if has_toolkit else None)
+    assert "\n" not in str(refusal.value)

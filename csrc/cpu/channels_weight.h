@@ -153,14 +153,14 @@ class ChannelsWeightKernel {
     if (count == 0) return;
     const std::int64_t channels = g_.in_channels_per_group();
     const C* x = pass.x.data + n * pass.x.sample +
-                 input_position(g_.width, columns.first, kw) * pass.x.column + group * channels;
+                 g_.width.input_position(columns.first, kw) * pass.x.column + group * channels;
     const C* y = pass.y.data + n * pass.y.sample + columns.first * pass.y.column +
                  group * g_.out_channels_per_group() + blocks_.first(block);
     Tile<C, R, V> tile;
     tile.start_at_zero();
     const auto add_rows = [&](auto load_panel) __attribute__((always_inline)) {
       for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
-        const C* line = x + input_position(g_.height, oh, kh) * pass.x.row;
+        const C* line = x + g_.height.input_position(oh, kh) * pass.x.row;
         const C* pixels[R];
         // Rows of the tile past the last channel repeat it; they are not stored.
         for (int r = 0; r < R; ++r) pixels[r] = line + (ic + r < channels ? ic + r : channels - 1);
@@ -274,7 +274,7 @@ class DepthwiseWeightKernel {
   static void fill_taps(const Problem& problem, const Buffers& buffers, const Item<K>& item) {
     const Geometry& g = problem.geometry;
     const ImageStrides xs = problem.x_strides(), ys = problem.y_strides();
-    const std::int64_t first_input = input_position(g.width, 0, item.kw);
+    const std::int64_t first_input = g.width.input_position(0, item.kw);
     const T* x = static_cast<const T*>(buffers.x) + first_input * xs.column + item.channel;
     const T* y = static_cast<const T*>(buffers.y) + item.channel;
     Tile<C, K, V> totals;
@@ -285,7 +285,7 @@ class DepthwiseWeightKernel {
             Tile<C, K, V> tile;
             tile.start_at_zero();
             for (std::int64_t oh = first; oh < last; ++oh) {
-              const T* x_line = x + n * xs.sample + input_position(g.height, oh, item.kh) * xs.row;
+              const T* x_line = x + n * xs.sample + g.height.input_position(oh, item.kh) * xs.row;
               const T* y_line = y + n * ys.sample + oh * ys.row;
               add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
                                    {0, item.interior.first});

@@ -57,11 +57,11 @@ class ColumnBlock {
       const std::int64_t oh = p / g_.width.output, row = oh * g_.width.output;
       const std::int64_t row_end = row + g_.width.output,
                          end = first_ + count_ < row_end ? first_ + count_ : row_end;
-      const std::int64_t h = input_position(g_.height, oh, kh);
+      const std::int64_t h = g_.height.input_position(oh, kh);
       const std::int64_t begin = p - row > inside.first ? p - row : inside.first;
       const std::int64_t last = end - row < inside.last ? end - row : inside.last;
       if (0 <= h && h < g_.height.input && begin < last) {
-        const std::int64_t w = input_position(g_.width, begin, kw);
+        const std::int64_t w = g_.width.input_position(begin, kw);
         visit(Segment{row + begin - first_, last - begin, h * strides_.row + w * strides_.column});
       }
       p = end;

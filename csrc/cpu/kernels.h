@@ -6,11 +6,6 @@
 
 namespace handconv {
 
-struct KernelList {
-  const Kernel* begin;
-  const Kernel* end;
-};
-
 KernelList avx512_planes();
 KernelList avx512_channels();
 KernelList avx512_im2col();

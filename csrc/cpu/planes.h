@@ -367,14 +367,14 @@ class PlanesWeightKernel {
       const Range outputs = j < item.columns ? outputs_inside(g.width, item.kw + j) : Range{0, 0};
       inside[j] = mask_between<C>(outputs.first - column, outputs.last - column);
     }
-    const T* x_column = x + input_position(g.width, column, item.kw);
+    const T* x_column = x + g.width.input_position(column, item.kw);
     Tile<C, K, K> tile;
     tile.start_at_zero();
     for (std::int64_t oh = 0; oh < g.height.output; ++oh) {
       const Vector<C> cotangent = load_masked(y + oh * g.width.output + column, exist);
 #pragma GCC unroll 8
       for (int i = 0; i < K; ++i) {
-        const std::int64_t h = input_position(g.height, oh, item.kh + i);
+        const std::int64_t h = g.height.input_position(oh, item.kh + i);
         if (i >= item.rows || h < 0 || h >= g.height.input) continue;
         const T* line = x_column + h * g.width.input;
 #pragma GCC unroll 8

@@ -46,11 +46,6 @@ struct Tensors {
 
 bool inside(std::int64_t position, std::int64_t size) { return 0 <= position && position < size; }
 
-// Where the tap `k` of output `out` looks in the input, which may be in the padding.
-std::int64_t input_position(const Axis& axis, std::int64_t out, std::int64_t k) {
-  return out * axis.stride - axis.padding + k * axis.dilation;
-}
-
 // Which output sees input `in` through tap `k`; -1 if none does.
 std::int64_t output_position(const Axis& axis, std::int64_t in, std::int64_t k) {
   const std::int64_t distance = in + axis.padding - k * axis.dilation;
@@ -70,7 +65,7 @@ void fill_output(const Tensors<T>& t, std::int64_t n, std::int64_t oc) {
       for (std::int64_t ic = 0; ic < channels; ++ic) {
         for (std::int64_t kh = 0; kh < g.height.kernel; ++kh) {
           for (std::int64_t kw = 0; kw < g.width.kernel; ++kw) {
-            const auto h = input_position(g.height, oh, kh), w = input_position(g.width, ow, kw);
+            const auto h = g.height.input_position(oh, kh), w = g.width.input_position(ow, kw);
             if (!inside(h, g.height.input) || !inside(w, g.width.input)) continue;
             sum +=
                 to_compute(t.w(oc, ic, kh, kw)) * to_compute(t.x.at(n, first_channel + ic, h, w));
@@ -118,7 +113,7 @@ void fill_weight(const Tensors<T>& t, std::int64_t oc, std::int64_t ic) {
       for (std::int64_t n = 0; n < g.batch; ++n) {
         for (std::int64_t oh = 0; oh < g.height.output; ++oh) {
           for (std::int64_t ow = 0; ow < g.width.output; ++ow) {
-            const auto h = input_position(g.height, oh, kh), w = input_position(g.width, ow, kw);
+            const auto h = g.height.input_position(oh, kh), w = g.width.input_position(ow, kw);
             if (!inside(h, g.height.input) || !inside(w, g.width.input)) continue;
             sum += to_compute(t.y.at(n, oc, oh, ow)) * to_compute(t.x.at(n, c, h, w));
           }
@@ -163,8 +158,15 @@ Refusal accept(const Problem&) { return nullptr; }
 WorkspaceSize no_workspace(const Problem&) { return {}; }
 
 constexpr Kernel row(Slot slot) {
-  return {"cpu.reference", slot,   Algorithm::kReference, "the definition, in plain loops",
-          accept,          accept, no_workspace,          run_reference};
+  return {"cpu.reference",
+          Device::kCpu,
+          slot,
+          Algorithm::kReference,
+          "the definition, in plain loops",
+          accept,
+          accept,
+          no_workspace,
+          run_reference};
 }
 
 constexpr Kernel kRows[] = {row(Slot::kOutput), row(Slot::kInput), row(Slot::kWeight)};

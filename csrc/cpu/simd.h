@@ -1,6 +1,8 @@
 // What vectors of every instruction set have in common. C is what is computed in (float or double),
 // T what lies in memory. Included by each simd_*.h inside its namespace, with kVectorBytes given.
 
+constexpr Device kDevice = Device::kCpu;
+
 template <class C>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
 

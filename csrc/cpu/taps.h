@@ -89,11 +89,6 @@ struct Gather {
   std::int64_t cost_per_element() const { return source_channels * kernel_area(); }
 };
 
-// The input position that output position `out` sees through tap `k`.
-inline std::int64_t input_position(const Axis& axis, std::int64_t out, std::int64_t k) {
-  return out * axis.stride - axis.padding + k * axis.dilation;
-}
-
 // The outputs [first, last) whose window meets the input, not the padding, at tap `k`.
 struct Range {
   std::int64_t first, last;

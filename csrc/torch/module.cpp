@@ -13,6 +13,7 @@
 #include "cpu/threads.h"
 #include "table.h"
 #include "torch/operations.h"
+#include "torch/switches.h"
 
 namespace py = pybind11;
 
@@ -25,7 +26,11 @@ py::dict build_info() {
   info["torch"] = TORCH_VERSION;
   info["compiler"] = __VERSION__;
   info["cxx_standard"] = static_cast<long>(__cplusplus);
+#if HANDCONV_WITH_CUDA
+  info["cuda"] = true;
+#else
   info["cuda"] = false;
+#endif
   return info;
 }
 
@@ -89,8 +94,9 @@ Axis to_axis(const AxisTuple& a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; 
 
 // The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace
 // if it runs).
-std::vector<py::tuple> explain(const std::string& slot, const std::string& algorithm,
-                               const std::string& dtype, bool channels_last, bool has_bias,
+std::vector<py::tuple> explain(const std::string& device, const std::string& slot,
+                               const std::string& algorithm, const std::string& dtype,
+                               bool channels_last, bool has_bias,
                                const std::array<std::int64_t, 4>& channels, const AxisTuple& height,
                                const AxisTuple& width) {
   const auto [batch, groups, in_channels, out_channels] = channels;
@@ -100,10 +106,13 @@ std::vector<py::tuple> explain(const std::string& slot, const std::string& algor
   const std::int64_t area = geometry.kernel_area();
   const WeightStrides strides = channels_last ? WeightStrides{area * ic, 1, kw * ic, ic}
                                               : WeightStrides{area * ic, area, kw, 1};
-  const Problem problem{parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}),
+  const Device place = parse(device, {Device::kCpu, Device::kCuda});
+  const Problem problem{place,
+                        parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}),
                         parse_dtype(dtype),
                         channels_last ? Layout::kNhwc : Layout::kNchw,
                         has_bias,
+                        allows_tf32(place),
                         geometry,
                         strides};
   std::vector<py::tuple> answers;
@@ -146,7 +155,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("kernels", describe_kernels);
   module.def("force_kernel", force_kernel, py::arg("name"));
   module.def("forced_kernel", forced_kernel_name);
-  module.def("explain", explain, py::arg("slot"), py::arg("algorithm"), py::arg("dtype"),
-             py::arg("channels_last"), py::arg("has_bias"), py::arg("channels"), py::arg("height"),
-             py::arg("width"));
+  module.def("explain", explain, py::arg("device"), py::arg("slot"), py::arg("algorithm"),
+             py::arg("dtype"), py::arg("channels_last"), py::arg("has_bias"), py::arg("channels"),
+             py::arg("height"), py::arg("width"));
 }

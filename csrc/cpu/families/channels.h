@@ -7,7 +7,7 @@
 #include "cpu/lanes.h"
 #include "cpu/channels.h"
 #include "cpu/channels_weight.h"
-#include "cpu/rows.h"
+#include "rows.h"
 // clang-format on
 
 // Groups whose channels, of y and of x, fit in one vector.

@@ -5,7 +5,7 @@
 #include "cpu/images.h"
 #include "cpu/im2col.h"
 #include "cpu/im2col_gradients.h"
-#include "cpu/rows.h"
+#include "rows.h"
 // clang-format on
 
 constexpr const char* kIm2col = "cpu.im2col." HANDCONV_ISA_NAME;

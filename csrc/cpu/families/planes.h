@@ -4,7 +4,7 @@
 #include "cpu/tile.h"
 #include "cpu/images.h"
 #include "cpu/planes.h"
-#include "cpu/rows.h"
+#include "rows.h"
 // clang-format on
 
 constexpr const char* kPlanes = "cpu.direct.planes." HANDCONV_ISA_NAME;

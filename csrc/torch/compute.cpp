@@ -1,12 +1,15 @@
-// Where tensors become pointers: the CPU kernels of every op.
+// Where tensors become pointers: the ops on the devices that have kernels.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
 
 #include "table.h"
 #include "torch/operations.h"
+#include "torch/switches.h"
 
 namespace handconv {
 namespace {
@@ -56,22 +59,31 @@ void make_dense(Operands& operands, Slot filled, at::MemoryFormat format) {
   }
 }
 
+// The stream that torch has made current on that device, as the cudaStream_t that it is.
+void* current_stream(const c10::Device& device) {
+  if (device.is_cpu()) return nullptr;
+  return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+}
+
 void run(const Problem& problem, Algorithm algorithm, const Operands& operands,
          const std::optional<at::Tensor>& bias) {
   const Kernel& kernel = choose(problem, algorithm);
   const WorkspaceSize size = kernel.workspace(problem);
   const auto bytes = static_cast<int64_t>(Workspace::total_bytes(size, at::get_num_threads()));
-  const at::Tensor scratch = at::empty({bytes}, at::kByte);
+  const c10::Device device = operands[problem.slot].device();
+  const at::Tensor scratch = at::empty({bytes}, at::TensorOptions(device).dtype(at::kByte));
   const auto pointer = [](const at::Tensor& tensor) {
     return const_cast<void*>(tensor.const_data_ptr());
   };
   const Buffers buffers{pointer(operands[Slot::kInput]), pointer(operands[Slot::kWeight]),
-                        pointer(operands[Slot::kOutput]), bias ? bias->const_data_ptr() : nullptr};
+                        pointer(operands[Slot::kOutput]), bias ? bias->const_data_ptr() : nullptr,
+                        current_stream(device)};
   kernel.run(problem, buffers,
              Workspace(static_cast<std::byte*>(scratch.mutable_data_ptr()), size));
 }
 
-at::Tensor conv2d_cpu(const Call& call) {
+template <Device device>
+at::Tensor compute(const Call& call) {
   const Slot filled = call.filled;
   const auto [first, second] = operand_slots(filled);
   const auto size = to_ints(call.size);
@@ -79,6 +91,7 @@ at::Tensor conv2d_cpu(const Call& call) {
       make_geometry<int64_t>(filled, call.operands, call.bias, size, to_ints(call.window));
   const auto format = filled_format(call.operands[first], call.operands[second]);
 
+  const c10::DeviceGuard guard(call.operands[first].device());
   Operands operands = call.operands;
   at::Tensor& result = operands[filled];
   result = at::empty(filled_shape(filled, geometry),
@@ -91,19 +104,39 @@ at::Tensor conv2d_cpu(const Call& call) {
   }
   make_dense(operands, filled, format);
   const auto w_strides = operands[Slot::kWeight].strides();
-  const Problem problem{filled,
+  const Problem problem{device,
+                        filled,
                         to_dtype(result.scalar_type()),
                         format == at::MemoryFormat::ChannelsLast ? Layout::kNhwc : Layout::kNchw,
                         bias.has_value(),
+                        allows_tf32(device),
                         geometry,
                         {w_strides[0], w_strides[1], w_strides[2], w_strides[3]}};
   run(problem, call.algorithm, operands, bias);
   return result;
 }
 
+#if !HANDCONV_WITH_CUDA
+at::Tensor refuse_cuda(const Call& call) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      false, "handconv::", operation_name(call.filled),
+      " got a CUDA tensor, but handconv was built without CUDA. With a torch that has CUDA and a "
+      "toolkit (nvcc) of the same major version, install it again; HANDCONV_CUDA=1 says what is "
+      "missing");
+}
+#endif
+
 }  // namespace
 }  // namespace handconv
 
 TORCH_LIBRARY_IMPL(handconv, CPU, library) {
-  handconv::register_trios<handconv::conv2d_cpu>(library);
+  handconv::register_trios<handconv::compute<handconv::Device::kCpu>>(library);
+}
+
+TORCH_LIBRARY_IMPL(handconv, CUDA, library) {
+#if HANDCONV_WITH_CUDA
+  handconv::register_trios<handconv::compute<handconv::Device::kCuda>>(library);
+#else
+  handconv::register_trios<handconv::refuse_cuda>(library);
+#endif
 }

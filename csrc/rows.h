@@ -1,5 +1,5 @@
-// What makes a row of the table from a kernel class. Included inside the namespace of an
-// instruction set.
+// What makes a row of the table from a kernel class. Included inside the namespace of a device or
+// of an instruction set, which has a kDevice and a visit_dtype.
 
 template <template <class> class KernelClass>
 void run_for_dtype(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -19,6 +19,7 @@ constexpr Kernel make_row(const char* name, Slot slot, Algorithm algorithm, cons
                           Refusal (*cannot)(const Problem&),
                           Refusal (*should_not)(const Problem&)) {
   return {name,
+          kDevice,
           slot,
           algorithm,
           summary,
