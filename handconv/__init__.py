@@ -18,7 +18,11 @@ except ImportError as error:
 
 from handconv import batching, reference
 from handconv.columns import col2im, im2col
+from handconv.conversion import Summary, convert, restore, summary
 from handconv.functional import conv2d, conv_transpose2d
+from handconv.fusion import CannotFuse, fuse_branches
+from handconv.graph_fusion import FusionReport, fuse
+from handconv.interception import enabled
 from handconv.introspection import (
     Explanation,
     Kernel,
@@ -29,23 +33,39 @@ from handconv.introspection import (
     kernels,
 )
 from handconv.kernel_matrix import kernel_matrix
+from handconv.modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from handconv.per_sample import conv2d_per_sample
 
 __version__: str = _C.build_info()["version"]
 
 __all__ = [
+    "CannotFuse",
+    "Conv2d",
+    "ConvTranspose2d",
     "Explanation",
+    "FusionReport",
     "Kernel",
+    "LazyConv2d",
+    "LazyConvTranspose2d",
     "SlotExplanation",
+    "Summary",
     "algorithms",
     "col2im",
     "conv2d",
+    "conv2d_per_sample",
     "conv_transpose2d",
+    "convert",
+    "enabled",
     "explain",
     "forced_kernel",
+    "fuse",
+    "fuse_branches",
     "im2col",
     "kernel_matrix",
     "kernels",
     "reference",
+    "restore",
+    "summary",
 ]
 
 batching.register()

@@ -1,0 +1,188 @@
+"""Whole models on handconv: every torch.nn convolution of a model is given handconv's class.
+
+An object keeps its identity when its class changes: parameters, buffers, hooks, parametrizations,
+training flags, names and whoever else holds the module stay as they are.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from torch import nn
+
+from handconv import modules
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: modules.Conv2d,
+    nn.ConvTranspose2d: modules.ConvTranspose2d,
+    nn.LazyConv2d: modules.LazyConv2d,
+    nn.LazyConvTranspose2d: modules.LazyConvTranspose2d,
+}
+_OURS = tuple(_REPLACEMENTS.values())
+_OVERRIDABLE = ("forward", "_conv_forward", "__call__", "_call_impl")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A 2-D convolution of a model.
+
+    Attributes:
+        name: as in `named_modules`; "" is the model itself.
+        description: its class and arguments.
+        on_handconv: whether handconv computes it.
+        reason: why not; None if it does.
+    """
+
+    name: str
+    description: str
+    on_handconv: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The 2-D convolutions of a model; `str` of it is made to be read."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def on_handconv(self) -> int:
+        return sum(entry.on_handconv for entry in self.entries)
+
+    def __str__(self) -> str:
+        lines = [f"{self.on_handconv} of {len(self.entries)} convolutions run on handconv"]
+        lines += [
+            f"  not {entry.name or 'the model itself'}, {entry.description}: {entry.reason}"
+            for entry in self.entries
+            if not entry.on_handconv
+        ]
+        return "\n".join(lines)
+
+
+def convert(model: Model) -> Model:
+    """Let handconv compute every 2-D convolution of a model, in place.
+
+    Each nn.Conv2d and nn.ConvTranspose2d becomes a :class:`handconv.Conv2d` or
+    :class:`handconv.ConvTranspose2d`, the same object with the same parameters, hooks,
+    parametrizations, training flag and state_dict keys. Subclasses are converted too, except those
+    that override what computes the convolution: these are left as they are, with a warning.
+    :func:`summary` lists what is converted and what is not; :func:`restore` undoes it.
+
+    Returns:
+        The model itself.
+    """
+    left = []
+    for name, module in model.named_modules():
+        reason = _reason_against(module)
+        if reason is None:
+            module.__class__ = _converted(type(module))
+        elif _is_convolution(module) and not isinstance(module, _OURS):
+            left.append(f"{name or 'the model itself'} ({type(module).__name__}: {reason})")
+    if left:
+        warnings.warn(f"handconv.convert left alone: {', '.join(left)}", stacklevel=2)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """The undo of :func:`convert`: every convolution gets torch's class again, in place."""
+    for module in model.modules():
+        if isinstance(module, _OURS):
+            module.__class__ = _restored(type(module))
+    return model
+
+
+def summary(model: nn.Module) -> Summary:
+    """Which 2-D convolutions of a model handconv computes, and why not the others."""
+    return Summary(tuple(_entries(model)))
+
+
+def _entries(model: nn.Module) -> Iterator[Entry]:
+    for name, module in model.named_modules():
+        if not _is_convolution(module):
+            continue
+        ours = isinstance(module, _OURS)
+        reason = None if ours else _reason_against(module) or "not converted"
+        yield Entry(name, repr(module).partition("\n")[0], ours, reason)
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+
+
+def _reason_against(module: nn.Module) -> str | None:
+    """Why the module is not to be converted; None if it is."""
+    if not _is_convolution(module):
+        return "no 2-D convolution"
+    if isinstance(module, _OURS):
+        return "handconv's already"
+    base = _torch_class(type(module))
+    for name in _OVERRIDABLE:
+        if getattr(type(module), name) is not getattr(base, name):
+            return f"its class overrides {name}"
+        if name in vars(module):
+            return f"it has a {name} of its own"
+    return None
+
+
+def _torch_class(cls: type) -> type[nn.Module]:
+    """The class of torch's that handconv has another for, from which `cls` derives."""
+    return next(base for base in cls.__mro__ if base in _REPLACEMENTS)
+
+
+def _is_parametrized(cls: type) -> bool:
+    """Whether parametrize made this class, for one module, to put properties into it."""
+    return cls.__name__ == f"Parametrized{cls.__bases__[0].__name__}" and any(
+        isinstance(value, property) for value in vars(cls).values()
+    )
+
+
+def _converted(cls: Any) -> Any:
+    if cls in _REPLACEMENTS:
+        return _REPLACEMENTS[cls]
+    if _is_parametrized(cls):
+        return _on_another_base(cls, _converted(cls.__bases__[0]))
+    return _converted_subclass(cls)
+
+
+def _restored(cls: Any) -> Any:
+    if _is_parametrized(cls):
+        return _on_another_base(cls, _restored(cls.__bases__[0]))
+    if issubclass(cls, _ConvertedSubclass):
+        return cls.original
+    return {ours: theirs for theirs, ours in _REPLACEMENTS.items()}.get(cls, cls)
+
+
+def _on_another_base(cls: type, base: type) -> type:
+    contents = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    return type(f"Parametrized{base.__name__}", (base,), contents)
+
+
+class _ConvertedSubclass:
+    """What a converted subclass of torch's convolutions derives from first.
+
+    Such a class is made at run time and has no importable name, so its objects are pickled as
+    objects of the class that it was made from.
+    """
+
+    original: type[nn.Module]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _make_empty, (self.original,), self.__dict__
+
+
+def _make_empty(original: Any) -> nn.Module:
+    cls: Any = _converted_subclass(original)
+    empty: nn.Module = cls.__new__(cls)
+    return empty
+
+
+@cache
+def _converted_subclass(cls: Any) -> Any:
+    """A class with all of `cls`, whose convolution is handconv's."""
+    ours = _REPLACEMENTS[_torch_class(cls)]
+    contents = {"original": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls.__name__, (_ConvertedSubclass, cls, ours), contents)
