@@ -1,0 +1,241 @@
+"""Branches over one input as one convolution: equal outputs, or a refusal that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import handconv
+
+
+def norm(channels: int, *, affine: bool = True) -> nn.BatchNorm2d:
+    """Batch normalisation in evaluation mode, with statistics that are not the initial ones."""
+    module = nn.BatchNorm2d(channels, affine=affine)
+    assert module.running_mean is not None and module.running_var is not None
+    module.running_mean.normal_()
+    module.running_var.uniform_(0.5, 2)
+    if affine:
+        nn.init.normal_(module.weight)
+        nn.init.normal_(module.bias)
+    return module.eval()
+
+
+def conv(k: int | tuple[int, int] = 3, c: int = 4, oc: int = 4, **keywords: object) -> nn.Conv2d:
+    return nn.Conv2d(c, oc, k, **keywords)  # type: ignore[arg-type]
+
+
+FUSABLE: dict[str, Callable[[], list[nn.Module]]] = {
+    "the lesson's residual block": lambda: [conv(padding=1), conv(1), nn.Identity()],
+    "RepVGG": lambda: [
+        nn.Sequential(conv(padding=1, bias=False), norm(4)),
+        nn.Sequential(conv(1, bias=False), norm(4)),
+        norm(4),
+    ],
+    "RepVGG in groups": lambda: [
+        nn.Sequential(conv(padding=1, groups=2), norm(4)),
+        nn.Sequential(conv(1, groups=2), norm(4, affine=False)),
+        nn.Sequential(nn.Identity(), norm(4)),
+    ],
+    "depthwise": lambda: [conv(5, groups=4, padding=2), conv(3, groups=4, padding=1), norm(4)],
+    "stride 2": lambda: [conv(3, oc=8, stride=2, padding=1), conv(1, oc=8, stride=2)],
+    "dilation 2": lambda: [conv(3, dilation=2, padding=2), conv(5, dilation=2, padding=4), conv(1)],
+    "rows and columns": lambda: [
+        conv((1, 3), padding=(0, 1)),
+        conv((3, 1), padding=(1, 0)),
+        conv(3, padding=1),
+    ],
+    "same": lambda: [conv(5, padding="same"), conv(3, padding="same"), nn.Identity()],
+    "valid": lambda: [conv(3, padding="valid"), conv(3)],
+    "one convolution and its normalisation": lambda: [nn.Sequential(conv(), norm(4))],
+    "handconv's own modules": lambda: [handconv.Conv2d(4, 4, 3, padding=1), nn.Identity()],
+}
+
+
+@pytest.mark.parametrize("name", FUSABLE)
+def test_fused_branches_equal_their_sum(name: str) -> None:
+    branches = [branch.double() for branch in FUSABLE[name]()]
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    expected = sum(branch(x) for branch in branches)
+    fused = handconv.fuse_branches(*branches)
+    assert type(fused) is handconv.Conv2d
+    torch.testing.assert_close(fused(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUSABLE)
+def test_fused_in_float32_to_rounding(name: str) -> None:
+    branches = FUSABLE[name]()
+    x = torch.randn(2, 4, 9, 8)
+    expected = sum(branch.double()(x.double()) for branch in branches)
+    fused = handconv.fuse_branches(*(branch.float() for branch in branches))
+    assert fused.weight.dtype == torch.float32
+    torch.testing.assert_close(fused(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_fused_convolution_has_parameters_of_its_own() -> None:
+    branch = conv(padding=1)
+    before = branch.weight.detach().clone()
+    fused = handconv.fuse_branches(branch, nn.Identity())
+    with torch.no_grad():
+        fused.weight.zero_()
+    assert torch.equal(branch.weight, before)
+    assert fused.weight.requires_grad
+
+
+REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
+    "nothing": (list, "no branches"),
+    "no convolution": (lambda: [nn.Identity(), norm(4)], "no convolution among the branches"),
+    "groups": (lambda: [conv(padding=1), conv(1, groups=2)], "groups differ"),
+    "stride": (lambda: [conv(padding=1), conv(1, stride=2)], "stride differ"),
+    "dilation": (
+        lambda: [conv(3, padding=1), conv(5, padding=4, dilation=2)],
+        "dilation differ",
+    ),
+    "input channels": (lambda: [conv(1), conv(1, c=2)], "input channels differ"),
+    "output channels": (lambda: [conv(1), conv(1, oc=2)], "output channels differ"),
+    "strided identity": (lambda: [conv(1, stride=2), nn.Identity()], "an identity beside"),
+    "identity to more channels": (lambda: [conv(1, oc=8), nn.Identity()], "of 4 to 8 channels"),
+    "normalisation of other channels": (lambda: [conv(1), norm(8)], "BatchNorm2d of 8 channels"),
+    "training": (
+        lambda: [nn.Sequential(conv(1), nn.BatchNorm2d(4))],
+        "in training mode",
+    ),
+    "no statistics": (
+        lambda: [nn.Sequential(conv(1), nn.BatchNorm2d(4, track_running_stats=False).eval())],
+        "without running statistics",
+    ),
+    "output sizes": (lambda: [conv(3, padding=1), conv(3)], "gives another output size"),
+    "padding between taps": (
+        lambda: [conv(3, dilation=2, padding=2), conv(3, dilation=2, padding=1)],
+        "no multiple of the dilation",
+    ),
+    "padding mode": (
+        lambda: [conv(3, padding=1, padding_mode="reflect"), nn.Identity()],
+        "padding mode 'reflect'",
+    ),
+    "uneven same": (lambda: [conv(2, padding="same"), conv(1)], "more than the other"),
+    "another module": (lambda: [nn.Sequential(conv(1), nn.ReLU())], "ReLU cannot be part"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_combinations_are_refused_with_the_reason(name: str) -> None:
+    make, words = REFUSED[name]
+    with pytest.raises(handconv.CannotFuse, match=words):
+        handconv.fuse_branches(*make())
+    assert issubclass(handconv.CannotFuse, ValueError)
+
+
+# Whole models.
+
+
+class RepVGGBlock(nn.Module):
+    def __init__(self, c: int, oc: int, *, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.dense = conv(3, c, oc, padding=1, stride=stride, groups=groups, bias=False)
+        self.dense_norm = norm(oc)
+        self.pointwise = conv(1, c, oc, stride=stride, groups=groups, bias=False)
+        self.pointwise_norm = norm(oc)
+        self.identity_norm = norm(oc) if c == oc and stride == 1 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.dense_norm(self.dense(x)) + self.pointwise_norm(self.pointwise(x))
+        if self.identity_norm is not None:
+            total = total + self.identity_norm(x)
+        return F.relu(total)
+
+
+class Residual(nn.Module):
+    """A branch over the input, and one over something else: only the former can go."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(conv(3, c, c, padding=1), norm(c))
+        self.second = nn.Sequential(conv(3, c, c, padding=1), norm(c))
+        self.short = conv(1, c, c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x))) + self.short(x) + x
+
+
+def repvgg() -> nn.Sequential:
+    return nn.Sequential(
+        RepVGGBlock(3, 8, stride=2), RepVGGBlock(8, 8), RepVGGBlock(8, 8, groups=4), Residual(8)
+    ).eval()
+
+
+def test_repvgg_becomes_a_chain_of_convolutions() -> None:
+    net = repvgg().double()
+    x = torch.randn(2, 3, 11, 12, dtype=torch.float64)
+    expected = net(x)
+    fused, report = handconv.fuse(net)
+    torch.testing.assert_close(fused(x), expected, rtol=1e-12, atol=1e-12)
+    assert (report.convolutions_before, report.convolutions_after) == (9, 6)
+    assert (report.normalizations_before, report.normalizations_after) == (10, 0)
+    assert not report.refused
+    assert str(report) == "9 convolutions became 6, 10 batch normalisations 0"
+    torch.testing.assert_close(net(x), expected)  # and the model itself is unchanged
+    assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 9
+
+
+def test_a_converted_model_can_be_fused() -> None:
+    net = repvgg().double()
+    x = torch.randn(2, 3, 11, 12, dtype=torch.float64)
+    fused, report = handconv.fuse(handconv.convert(net))
+    assert report.convolutions_after == 6
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_cannot_go_is_left_and_reported() -> None:
+    net = nn.Sequential(conv(3), nn.BatchNorm2d(4)).double()  # training
+    fused, report = handconv.fuse(net)
+    assert report.convolutions_after == 1
+    assert report.normalizations_after == 1
+    ((names, reason),) = report.refused
+    assert names == ("0", "1")
+    assert "training mode" in reason
+    assert "not 0 + 1: BatchNorm2d in training mode" in str(report)
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), net(x))
+
+
+class Shared(nn.Module):
+    """One convolution used twice, and an intermediate result used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(1)
+        self.norm = norm(4)
+        self.other = conv(1)
+        self.other_norm = norm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.other(x)
+        return self.norm(self.conv(self.conv(x))) + self.other_norm(y) * y
+
+
+def test_what_is_used_twice_is_left() -> None:
+    net = Shared().double().eval()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    fused, report = handconv.fuse(net)
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
+    assert report.fused == []
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + x + x
+
+
+def test_an_input_that_is_added_twice() -> None:
+    net = Twice().double().eval()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    fused, _ = handconv.fuse(net)
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
