@@ -1,0 +1,222 @@
+// Convolutions with 2 to 32 channels in a group, all slots.
+
+#include <iterator>
+
+#include "cuda/grouped_gather.h"
+#include "cuda/grouped_tensor.h"
+#include "cuda/grouped_weight.h"
+#include "cuda/int_axis.h"
+#include "cuda/kernels.h"
+#include "cuda/rules.h"
+
+namespace handconv {
+namespace cuda {
+namespace grouped {
+namespace {
+
+constexpr const char* kSimtName = "cuda.direct.grouped.simt";
+constexpr const char* kTensorName = "cuda.direct.grouped.tensor_cores";
+
+std::int64_t compute_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
+}
+
+// Slots kOutput and kInput.
+template <class T>
+struct SimtGather {
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem&) { return {}; }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace&) {
+    GroupedGather p{make_gather(problem, buffers), {}, false};
+    make_gather_plan(problem, sizeof(C), p.plan);
+    constexpr int kMany = sizeof(C) == sizeof(double) ? 4 : 8;
+    const bool small = pixels_of_lane(problem, sizeof(C)) == 2;
+    if (filled_of_lane(problem) == 8) {
+      small ? launch_for<2, 8>(problem, p, buffers) : launch_for<kMany, 8>(problem, p, buffers);
+    } else {
+      small ? launch_for<2, 4>(problem, p, buffers) : launch_for<kMany, 4>(problem, p, buffers);
+    }
+  }
+
+ private:
+  template <int kPixels, int kFilled>
+  static void launch_for(const Problem& problem, GroupedGather& p, const Buffers& buffers) {
+    p.packed_stores = can_pack<kFilled>(p.gather);
+    const std::int64_t elements =
+        p.plan.weights + std::int64_t{p.plan.groups} * p.plan.source_channels * p.plan.plane;
+    launch(kSimtName, gather_tile<T, kPixels, kFilled>, gather_blocks(problem, p.plan), kThreads,
+           elements * sizeof(C), buffers.stream, p);
+  }
+
+  template <int kFilled>
+  static bool can_pack(const Gather& gather) {
+    constexpr std::uintptr_t kBytes = std::min<std::size_t>(16, kFilled * sizeof(T));
+    return gather.filled_strides.channel == 1 && gather.filled_channels % kFilled == 0 &&
+           reinterpret_cast<std::uintptr_t>(gather.filled) % kBytes == 0;
+  }
+};
+
+// Slots kOutput and kInput of 16-bit types.
+template <class T>
+struct TensorGatherKernel {
+  static WorkspaceSize workspace(const Problem&) { return {}; }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace&) {
+    if constexpr (sizeof(T) == 2) {
+      TensorGather p{make_gather(problem, buffers), {}, 1, false};
+      make_tensor_plan(problem, p.plan);
+      const Gather& gather = p.gather;
+      const auto aligned = [](const void* pointer, std::uintptr_t bytes) {
+        return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+      };
+      p.copy_elements = 1;
+      for (int elements = 8; elements > 1; elements /= 2) {
+        if (gather.source_channels % elements != 0) continue;
+        if (!aligned(gather.source, elements * sizeof(T))) continue;
+        p.copy_elements = elements;
+        break;
+      }
+      p.paired_stores = gather.filled_channels % 2 == 0 && aligned(gather.filled, 4);
+      switch (columns_of_warp(problem)) {
+        case 1:
+          return launch_for<1>(problem, p, buffers);
+        case 2:
+          return launch_for<2>(problem, p, buffers);
+        default:
+          return launch_for<4>(problem, p, buffers);
+      }
+    }
+  }
+
+ private:
+  template <int kColumns>
+  static void launch_for(const Problem& problem, const TensorGather& p, const Buffers& buffers) {
+    launch(kTensorName, gather_tile_on_tensor_cores<T, tiles_of_warp(kColumns), kColumns>,
+           gather_blocks(problem, p.plan.gather), kThreads, shared_bytes(p.plan, kColumns),
+           buffers.stream, p);
+  }
+};
+
+// Slot kWeight. The workspace holds the partial sums: at most 64 MB, or one weight.
+template <class T>
+struct SimtWeight {
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem& problem) {
+    WeightPlan plan;
+    make_weight_plan(problem, sizeof(C), plan);
+    const Geometry& g = problem.geometry;
+    return {static_cast<std::size_t>(plan.chunks * g.out_channels * g.in_channels_per_group() *
+                                     g.kernel_area()) *
+                sizeof(C),
+            0};
+  }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    const Geometry& g = problem.geometry;
+    GroupedWeight<T> p{{},
+                       g.batch,
+                       g.groups,
+                       static_cast<int>(g.in_channels_per_group()),
+                       static_cast<int>(g.out_channels_per_group()),
+                       int_axis(g.height),
+                       int_axis(g.width),
+                       problem.x_strides(),
+                       problem.y_strides(),
+                       problem.w_strides,
+                       static_cast<const T*>(buffers.x),
+                       static_cast<const T*>(buffers.y),
+                       static_cast<T*>(buffers.w),
+                       workspace.shared<C>()};
+    make_weight_plan(problem, sizeof(C), p.plan);
+    filled_of_thread(g) == 8 ? sum_chunks<8>(p, buffers) : sum_chunks<4>(p, buffers);
+    launch(kSimtName, add_weight_chunks<T>, (p.elements() + kThreads - 1) / kThreads, kThreads, 0,
+           buffers.stream, p);
+  }
+
+ private:
+  template <int kFilled>
+  static void sum_chunks(const GroupedWeight<T>& p, const Buffers& buffers) {
+    const WeightPlan& plan = p.plan;
+    const std::int64_t tiles =
+        plan.outputs + std::int64_t{plan.groups} * plan.block_channels * plan.plane;
+    const std::int64_t elements = std::max<std::int64_t>(tiles, kTerms * kFilled * kThreads);
+    launch(kSimtName, sum_weight_chunk<T, kFilled>,
+           plan.chunks * plan.term_blocks * plan.group_blocks, kThreads, elements * sizeof(C),
+           buffers.stream, p);
+  }
+};
+
+constexpr const char* kNoRoom = "needs a tile of the image that fits in shared memory";
+constexpr std::int64_t kMostBlocks = (std::int64_t{1} << 31) - 1;
+
+Refusal few_channels(const Problem& problem) {
+  const auto few = [](std::int64_t channels) { return 2 <= channels && channels <= 32; };
+  const Geometry& g = problem.geometry;
+  if (g.groups < 2) return "needs at least two groups";
+  return few(g.in_channels_per_group()) && few(g.out_channels_per_group())
+             ? nullptr
+             : "needs 2 to 32 channels in a group, in x and in y";
+}
+
+Refusal cannot(const Problem& problem) {
+  if (const Refusal reason = too_long_for_int(problem)) return reason;
+  if (const Refusal reason = few_channels(problem)) return reason;
+  const std::int64_t bytes = compute_bytes(problem.dtype);
+  if (problem.slot == Slot::kWeight) {
+    WeightPlan plan;
+    return make_weight_plan(problem, bytes, plan) ? nullptr : kNoRoom;
+  }
+  GatherPlan plan;
+  if (!make_gather_plan(problem, bytes, plan)) return kNoRoom;
+  return gather_blocks(problem, plan) <= kMostBlocks ? nullptr : "needs fewer tiles";
+}
+
+Refusal cannot_on_tensor_cores(const Problem& problem) {
+  if (const Refusal reason = too_long_for_int(problem)) return reason;
+  if (const Refusal reason = few_channels(problem)) return reason;
+  const bool is_16_bit = problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16;
+  if (!is_16_bit || problem.layout != Layout::kNhwc) {
+    return "needs float16 or bfloat16 in channels_last";
+  }
+  const Geometry& g = problem.geometry;
+  const std::int64_t channels =
+      problem.slot == Slot::kInput ? g.out_channels_per_group() : g.in_channels_per_group();
+  if (channels % 2 != 0) return "needs an even number of channels in a group";
+  TensorPlan plan;
+  if (!make_tensor_plan(problem, plan)) return kNoRoom;
+  return gather_blocks(problem, plan.gather) <= kMostBlocks ? nullptr : "needs fewer tiles";
+}
+
+#include "rows.h"
+
+template <template <class> class KernelClass>
+constexpr Kernel simt(Slot slot, const char* summary) {
+  return make_row<KernelClass>(kSimtName, slot, Algorithm::kDirect, summary, cannot, never_refuse);
+}
+
+constexpr Kernel tensor_cores(Slot slot) {
+  return make_row<TensorGatherKernel>(kTensorName, slot, Algorithm::kDirect,
+                                      "2 to 32 channels a group of 16-bit types, tensor cores",
+                                      cannot_on_tensor_cores, never_refuse);
+}
+
+constexpr Kernel kRows[] = {
+    tensor_cores(Slot::kOutput),
+    tensor_cores(Slot::kInput),
+    simt<SimtGather>(Slot::kOutput, "2 to 32 channels a group, tiles in shared memory"),
+    simt<SimtGather>(Slot::kInput, "2 to 32 channels a group, tiles in shared memory"),
+    simt<SimtWeight>(Slot::kWeight, "2 to 32 channels a group, sums in registers"),
+};
+
+}  // namespace
+}  // namespace grouped
+}  // namespace cuda
+
+KernelList cuda_grouped() {
+  return {std::begin(cuda::grouped::kRows), std::end(cuda::grouped::kRows)};
+}
+
+}  // namespace handconv
