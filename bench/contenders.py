@@ -7,10 +7,15 @@ inside it, on both sides.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from cases import Case, Tensors
-from measuring import HANDCONV, RIVAL, Call
+from clocks import Call
+from measuring import HANDCONV, RIVAL, TUNED_RIVAL
 from torch import Tensor
 
 import handconv
@@ -18,10 +23,54 @@ import handconv
 
 def contenders(case: Case, tensors: Tensors, slot: str, algorithm: str) -> dict[str, Call]:
     """The calls to be timed against each other, by the name of the contender."""
-    return {
-        HANDCONV: handconv_call(case, tensors, slot, algorithm),
-        RIVAL: aten_call(case, tensors, slot),
-    }
+    rival = aten_call(case, tensors, slot)
+    calls = {HANDCONV: handconv_call(case, tensors, slot, algorithm), RIVAL: rival}
+    if tensors.x.is_cuda:
+        calls |= {RIVAL: with_tuning(rival, False), TUNED_RIVAL: with_tuning(rival, True)}
+    return calls
+
+
+def with_tuning(call: Call, tuning: bool) -> Call:
+    """cuDNN tries its algorithms out at the first call of a problem, or goes by its heuristics."""
+
+    def tuned() -> Tensor:
+        torch.backends.cudnn.benchmark = tuning
+        result: Tensor = call()
+        return result
+
+    return tuned
+
+
+# More copies than this would only take memory.
+MOST_COPIES = 256
+
+
+def copies_to_exceed(cache_bytes: int, case: Case, dtype: torch.dtype) -> int:
+    """So many copies of the operands that a call finds nothing of its own in the cache.
+
+    Twice the size of the cache, as what was used last may be what stays.
+    """
+    wanted = math.ceil(2 * cache_bytes / max(case.bytes("weight_grad", dtype), 1))
+    return min(max(wanted, 1), MOST_COPIES)
+
+
+def copy_of(tensors: Tensors) -> Tensors:
+    return Tensors(*(None if tensor is None else tensor.clone() for tensor in tensors))
+
+
+def rotated(calls_of_copies: Sequence[dict[str, Call]]) -> dict[str, Call]:
+    """Calls that each take the next copy, whoever took the one before.
+
+    With a turn of its own, a contender would find what the one before it has just read.
+    """
+    if len(calls_of_copies) == 1:
+        return calls_of_copies[0]
+    turns = itertools.cycle(calls_of_copies)
+
+    def rotating(name: str) -> Call:
+        return lambda: next(turns)[name]()
+
+    return {name: rotating(name) for name in calls_of_copies[0]}
 
 
 def handconv_call(case: Case, tensors: Tensors, slot: str, algorithm: str) -> Call:

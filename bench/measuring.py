@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from cases import Case
+from clocks import Call, Clock, wall_clock
 from torch import Tensor
 
 HANDCONV = "handconv"
 RIVAL = "F.conv2d"
 
-Call = Callable[[], Any]
-Clock = Callable[[Call], float]
+# F.conv2d on CUDA where cuDNN has tried out its algorithms on the problem, as
+# torch.backends.cudnn.benchmark asks for. RIVAL then goes by heuristics, which is torch's default.
+TUNED_RIVAL = "F.conv2d tuned"
 
 # Relative L2 error against float64 from which on an answer counts as wrong. A careful result stays
 # far below, with one rounding at the store; sums carried in 16 bits still count as right.
@@ -28,6 +30,9 @@ TOLERANCES = {
     torch.bfloat16: 1e-2,
     torch.float16: 1e-2,
 }
+
+# Of float32 where TF32 is allowed: its products have 10 bits.
+TF32_TOLERANCE = 2e-3
 
 # glibc hands blocks above this size back to the system at every free, so that each call has to
 # fault its pages in again.
@@ -45,6 +50,7 @@ class Limits:
     enough: float = 0.3  # seconds to fill with more calls where they are quick
     most: float = 8.0  # seconds after which to stop short of `calls`
     fewest: int = 3  # calls from each contender however long they take
+    warm_up: int = 0  # calls of each before, besides the one whose answer is checked
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,11 @@ class Measurement:
         return "tiny" if self.case.flops < TINY_FLOPS else self.case.family
 
     @property
+    def device(self) -> str:
+        """The first word of the kernel's name."""
+        return self.kernel.partition(".")[0] or "cpu"
+
+    @property
     def bytes(self) -> int:
         return self.case.bytes(self.slot, self.dtype)
 
@@ -89,6 +100,8 @@ class Measurement:
     @property
     def page_faults(self) -> bool:
         """Whether the result is so large that each call faults its pages in, on both sides."""
+        if self.device != "cpu":
+            return False
         written = self.case.output_shape if self.slot == "forward" else self.case.input_shape
         if self.slot == "weight_grad":
             written = self.case.weight_shape
@@ -102,15 +115,21 @@ class Measurement:
         times = self.times(contender)
         return None if times is None else self.case.flops / times.minimum / 1e9
 
+    def gbytes_per_second(self, contender: str = HANDCONV) -> float | None:
+        """Of what must be moved, in the quickest call."""
+        times = self.times(contender)
+        return None if times is None else self.bytes / times.minimum / 1e9
+
     def ratio(self, which: str = "minimum", rival: str = RIVAL) -> float | None:
         """Time of the rival / time of handconv: above 1 handconv is faster."""
-        ours, theirs = self.times(HANDCONV), self.times(rival)
+        ours = self.times(HANDCONV)
+        theirs = self.times(rival) if rival in self.results else None
         if ours is None or theirs is None:
             return None
         return float(getattr(theirs, which) / getattr(ours, which))
 
-    def as_dict(self, peak: float) -> dict[str, Any]:
-        """Every figure, with plain types for JSON; peak in GFLOP/s."""
+    def as_dict(self, peak: float, bandwidth: float = math.nan) -> dict[str, Any]:
+        """Every figure, with plain types for JSON; peak in GFLOP/s, bandwidth in GB/s."""
         return {
             "case": self.case.name,
             "input": self.case.input_shape,
@@ -130,12 +149,13 @@ class Measurement:
             "page_faults": self.page_faults,
             "ratio_of_minima": self.ratio("minimum"),
             "ratio_of_medians": self.ratio("median"),
-            "contenders": {name: self._contender(name, peak) for name in self.results},
+            "contenders": {name: self._contender(name, peak, bandwidth) for name in self.results},
         }
 
-    def _contender(self, name: str, peak: float) -> dict[str, Any]:
+    def _contender(self, name: str, peak: float, bandwidth: float) -> dict[str, Any]:
         error, times, gflops = self.results[name].error, self.times(name), self.gflops(name)
-        if times is None or gflops is None:
+        gbytes = self.gbytes_per_second(name)
+        if times is None or gflops is None or gbytes is None:
             return {"error": error if math.isfinite(error) else None, "wrong": True}
         return {
             "error": error,
@@ -145,7 +165,10 @@ class Measurement:
             "calls": times.calls,
             "gflops": gflops,
             "share_of_peak": gflops / peak,
-            "gbytes_per_second": self.bytes / times.minimum / 1e9,
+            "gbytes_per_second": gbytes,
+            "share_of_copy": None if math.isnan(bandwidth) else gbytes / bandwidth,
+            "ratio_of_minima": self.ratio("minimum", name),
+            "ratio_of_medians": self.ratio("median", name),
         }
 
 
@@ -159,9 +182,11 @@ class Summary:
     count: int
 
 
-def summarize(measurements: Iterable[Measurement], which: str = "minimum") -> Summary | None:
+def summarize(
+    measurements: Iterable[Measurement], which: str = "minimum", rival: str = RIVAL
+) -> Summary | None:
     """None where nothing was measured right on both sides."""
-    ratios = [ratio for m in measurements if (ratio := m.ratio(which)) is not None]
+    ratios = [ratio for m in measurements if (ratio := m.ratio(which, rival)) is not None]
     if not ratios:
         return None
     return Summary(statistics.geometric_mean(ratios), min(ratios), max(ratios), len(ratios))
@@ -178,14 +203,14 @@ def relative_error(result: Tensor, expected: Tensor) -> float:
     return difference / norm if norm else difference
 
 
-def wall_clock(call: Call) -> float:
-    start = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - start) * 1e-9
+def tolerance(dtype: torch.dtype, tf32: bool) -> float:
+    return TF32_TOLERANCE if tf32 and dtype == torch.float32 else TOLERANCES[dtype]
 
 
 def race(calls: dict[str, Call], limits: Limits, clock: Clock = wall_clock) -> dict[str, Times]:
     """Times every contender, one call each in turn, so that a change of the machine meets all."""
+    for _, call in itertools.product(range(limits.warm_up), calls.values()):
+        call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     elapsed, rounds = 0.0, 0
     collecting = gc.isenabled()
@@ -217,9 +242,12 @@ def measure(
     dtype: torch.dtype,
     limits: Limits,
     clock: Clock = wall_clock,
+    *,
+    tf32: bool = False,
 ) -> dict[str, Result]:
     """Checks what each contender answers, which warms it up too, and times those that are right."""
+    allowed = tolerance(dtype, tf32)
     errors = {name: relative_error(call(), expected) for name, call in calls.items()}
-    right = {name: call for name, call in calls.items() if errors[name] <= TOLERANCES[dtype]}
+    right = {name: call for name, call in calls.items() if errors[name] <= allowed}
     times = race(right, limits, clock) if right else {}
     return {name: Result(errors[name], times.get(name)) for name in calls}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from cases import Case, Tensors
-from measuring import HANDCONV, RIVAL, Call, Limits, race
+from clocks import Call
+from measuring import HANDCONV, RIVAL, Limits, race
 from torch import Tensor
 
 import handconv
@@ -44,12 +45,15 @@ class Overhead:
         return self.handconv - self.rival
 
 
-def measure_overhead(calls: int) -> list[Overhead]:
-    """So many interleaved calls of each side, forward alone and forward with backward."""
+def measure_overhead(calls: int, device: str = "cpu") -> list[Overhead]:
+    """So many interleaved calls of each side, forward alone and forward with backward.
+
+    On CUDA too by the clock on the wall: a call returns once its kernels are enqueued.
+    """
     limits = Limits(calls=calls, enough=0.0, most=float("inf"))
     found = []
     for case in CASES:
-        tensors = case.tensors(torch.float32)
+        tensors = case.tensors(torch.float32, device=device)
         for what, make in (("forward", _forward), ("forward + backward", _both)):
             sides = {
                 HANDCONV: make(handconv.conv2d, case, tensors),

@@ -42,7 +42,7 @@ def draw(
     )
     figure.suptitle(
         f"handconv against F.conv2d, {dtype_name(dtype)}\n"
-        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"{machine['title']}, torch {machine['torch']}, "
         f"{machine['date'][:10]}",
         fontsize=13,
     )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-import torch
 from cases import LAYOUTS, SLOTS
 from machine import Ceilings
-from measuring import HANDCONV, RIVAL, Limits, Measurement, Summary, Times, dtype_name, summarize
+from measuring import (
+    HANDCONV,
+    RIVAL,
+    TUNED_RIVAL,
+    Limits,
+    Measurement,
+    Summary,
+    Times,
+    dtype_name,
+    summarize,
+)
 from overhead import Overhead
 from rich.console import Console
 from rich.measure import Measurement as Width
@@ -34,6 +44,8 @@ FAMILIES = (
     "tiny",
 )
 
+MEAN_OF = {"minimum": "minima", "median": "medians"}
+
 # Ratios within this of 1 are drawn as equal.
 EQUAL = 0.05
 
@@ -46,6 +58,7 @@ class Context(NamedTuple):
 
     ceilings: Ceilings
     limits: Limits
+    machine: str  # in words
 
 
 class Column(NamedTuple):
@@ -53,6 +66,11 @@ class Column(NamedTuple):
     cell: Callable[[Measurement, Context], str | Text]
     essential: bool = True  # kept where the terminal is narrow
     justify: Literal["left", "right"] = "right"
+
+
+def rivals_of(measurements: Iterable[Measurement]) -> list[str]:
+    """The contenders besides handconv, each once."""
+    return list(dict.fromkeys(name for m in measurements for name in m.results if name != HANDCONV))
 
 
 def families_of(measurements: Iterable[Measurement]) -> list[str]:
@@ -66,17 +84,19 @@ def print_measurements(
     """One table for each dtype, with a section for each family, then the geometric means."""
     for dtype in dict.fromkeys(m.dtype for m in measurements):
         chosen = [m for m in measurements if m.dtype == dtype]
-        table = _detail(chosen, context, COLUMNS)
+        columns = columns_of(chosen)
+        table = _detail(chosen, context, columns)
         if not _fits(console, table):
-            table = _detail(chosen, context, [c for c in COLUMNS if c.essential])
+            table = _detail(chosen, context, [c for c in columns if c.essential])
         console.print(table)
         for note in _notes(chosen, context):
             console.print(note, style="dim")
-        summary = _summary(chosen, dtype, with_range=True)
-        if not _fits(console, summary):
-            summary = _summary(chosen, dtype, with_range=False)
-        console.print()
-        console.print(summary)
+        for rival in rivals_of(chosen):
+            summary = _summary(chosen, rival, with_range=True)
+            if not _fits(console, summary):
+                summary = _summary(chosen, rival, with_range=False)
+            console.print()
+            console.print(summary)
         console.print()
 
 
@@ -91,7 +111,7 @@ def _detail(
     """What does not change from the row above is left out of the first two columns."""
     dtype, ceilings = measurements[0].dtype, context.ceilings
     table = Table(
-        title=f"{dtype_name(dtype)}, {torch.get_num_threads()} threads; measured ceilings: matmul "
+        title=f"{dtype_name(dtype)}, {context.machine}; measured ceilings: matmul "
         f"{ceilings.peak(dtype):.0f} GFLOP/s, copy {ceilings.gbytes_per_second:.0f} GB/s",
         title_style="bold",
         title_justify="left",
@@ -140,6 +160,21 @@ def _share(measurement: Measurement, context: Context) -> str:
     return "-" if gflops is None else f"{gflops / context.ceilings.peak(measurement.dtype):.0%}"
 
 
+def _teraflops(measurement: Measurement, context: Context) -> str:
+    gflops = measurement.gflops()
+    return "-" if gflops is None else significant(gflops / 1e3)
+
+
+def _gbytes(measurement: Measurement, context: Context) -> str:
+    gbytes = measurement.gbytes_per_second()
+    return "-" if gbytes is None else significant(gbytes)
+
+
+def _share_of_copy(measurement: Measurement, context: Context) -> str:
+    gbytes = measurement.gbytes_per_second()
+    return "-" if gbytes is None else f"{gbytes / context.ceilings.gbytes_per_second:.0%}"
+
+
 def _error(measurement: Measurement, contender: str) -> Text:
     result = measurement.results[contender]
     return Text(f"{result.error:.1e}", style="bold red" if result.times is None else "")
@@ -153,20 +188,39 @@ def _calls(measurement: Measurement, context: Context) -> str:
     return f"{min(counts)}{'*' if min(counts) < context.limits.calls else ''}"
 
 
-COLUMNS = (
+def _columns_against(rival: str) -> tuple[Column, ...]:
+    """Times of a rival, and the ratios."""
+    return (
+        Column(f"{rival}\nms, min", lambda m, _: _times(m.times(rival), "minimum")),
+        Column("\nmedian", lambda m, _: _times(m.times(rival), "median"), essential=False),
+        Column("ratio of\nminima", lambda m, _: _ratio(m.ratio("minimum", rival))),
+        Column("ratio of\nmedians", lambda m, _: _ratio(m.ratio("median", rival)), essential=False),
+    )
+
+
+OURS = (
     Column("kernel", lambda m, _: m.kernel, essential=False, justify="left"),
     Column("handconv\nms, min", lambda m, _: _times(m.times(HANDCONV), "minimum")),
     Column("\nmedian", lambda m, _: _times(m.times(HANDCONV), "median"), essential=False),
-    Column(f"{RIVAL}\nms, min", lambda m, _: _times(m.times(RIVAL), "minimum")),
-    Column("\nmedian", lambda m, _: _times(m.times(RIVAL), "median"), essential=False),
-    Column("ratio of\nminima", lambda m, _: _ratio(m.ratio("minimum"))),
-    Column("ratio of\nmedians", lambda m, _: _ratio(m.ratio("median")), essential=False),
-    Column("\nGFLOP/s", _gflops),
-    Column("of\npeak", _share),
+)
+RATES_OF_CPU = (Column("\nGFLOP/s", _gflops), Column("of\npeak", _share))
+RATES_OF_CUDA = (
+    Column("\nTFLOP/s", _teraflops),
+    Column("of\nmatmul", _share),
+    Column("\nGB/s", _gbytes),
+    Column("of\ncopy", _share_of_copy),
+)
+CARE = (
     Column("handconv\nerror", lambda m, _: _error(m, HANDCONV)),
     Column(f"{RIVAL}\nerror", lambda m, _: _error(m, RIVAL), essential=False),
     Column("\ncalls", _calls, essential=False),
 )
+
+
+def columns_of(measurements: Sequence[Measurement]) -> list[Column]:
+    on_cuda = measurements[0].device == "cuda"
+    rivals = itertools.chain.from_iterable(map(_columns_against, rivals_of(measurements)))
+    return [*OURS, *rivals, *(RATES_OF_CUDA if on_cuda else RATES_OF_CPU), *CARE]
 
 
 def _notes(measurements: Sequence[Measurement], context: Context) -> list[str]:
@@ -176,6 +230,11 @@ def _notes(measurements: Sequence[Measurement], context: Context) -> list[str]:
         "GFLOP/s: handconv's quickest call, taps in the padding counted. error: relative L2 "
         "against F.conv2d in float64. NHWC: channels_last.",
     ]
+    if any(TUNED_RIVAL in m.results for m in measurements):
+        notes.append(
+            f"{RIVAL}: torch.backends.cudnn.benchmark off; {TUNED_RIVAL}: on. GB/s: what must be "
+            "moved at least. Inputs come from memory, not from the cache."
+        )
     share = context.ceilings.cpu_share
     if share < IDLE_SHARE:
         notes.append(
@@ -190,13 +249,18 @@ def _notes(measurements: Sequence[Measurement], context: Context) -> list[str]:
     return notes
 
 
-def _summary(measurements: Sequence[Measurement], dtype: torch.dtype, with_range: bool) -> Table:
-    """Geometric means by family, one column for each layout and slot."""
+def _summary(measurements: Sequence[Measurement], rival: str, with_range: bool) -> Table:
+    """Geometric means by family, one column for each layout and slot.
+
+    Of medians on CUDA, whose clock lacks the tail that other programs give the CPU's.
+    """
+    which = "median" if measurements[0].device == "cuda" else "minimum"
     columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements))
     columns.sort(key=lambda column: (LAYOUTS.index(column[0]), SLOTS.index(column[1])))
     range_title = " (lowest to highest layer)" if with_range else ""
     table = Table(
-        title=f"{dtype_name(dtype)}: ratio of minima, geometric mean{range_title}",
+        title=f"{dtype_name(measurements[0].dtype)} against {rival}: ratio of "
+        f"{MEAN_OF[which]}, geometric mean{range_title}",
         title_style="bold",
         title_justify="left",
     )
@@ -210,7 +274,10 @@ def _summary(measurements: Sequence[Measurement], dtype: torch.dtype, with_range
         if name == "all":
             table.add_section()
         cells = [
-            _summary_cell(summarize(m for m in members if (m.layout, m.slot) == column), with_range)
+            _summary_cell(
+                summarize((m for m in members if (m.layout, m.slot) == column), which, rival),
+                with_range,
+            )
             for column in columns
         ]
         table.add_row(name, str(len({m.case for m in members})), *cells)

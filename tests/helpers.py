@@ -1,20 +1,26 @@
 """What the tests share: any op on a case, the kernels of a slot, and the result that is right.
 
-The right result is always that of F.conv2d, or of torch.nn.grad, in float64 on contiguous tensors:
-in other dtypes and layouts F.conv2d itself has wrong values and crashes (torch 2.13).
+The right result is always that of F.conv2d, or of torch.nn.grad, in float64 on contiguous tensors
+on the CPU: in other dtypes and layouts F.conv2d itself has wrong values and crashes (torch 2.13).
+
+A test that asks for the fixture `device` runs once for each device there is. Meanwhile
+`current_device()` names it, and `randn`, `placed`, `tensors_of` and `operands_of` put there what
+they make; the values are those of the CPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import cache, partial
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import cache, partial, wraps
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import MEMORY_FORMATS, SMALL_CASES, Case
+from cases import MEMORY_FORMATS, SMALL_CASES, Case, Tensors
 from torch import Tensor
 
 import handconv
@@ -33,6 +39,72 @@ LARGE_CASES = [
 
 # Elements before and behind an operand of `guarded`; odd, so that no vector of it is aligned.
 MARGIN = 67
+
+
+# The device.
+
+
+_device = "cpu"
+
+
+def current_device() -> str:
+    """Where the test that is running computes: "cpu" or "cuda"."""
+    return _device
+
+
+@contextmanager
+def use_device(device: str) -> Iterator[None]:
+    """Not torch.set_default_device: that is a mode, which turns each call into an override."""
+    global _device
+    before, _device = _device, device
+    try:
+        yield
+    finally:
+        _device = before
+
+
+def moved(value: Any, device: str) -> Any:
+    """A tensor on that device, also inside of tuples, lists and dicts; others as they are."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(item, device) for key, item in value.items()}
+    if isinstance(value, Operands):
+        return Operands(*(moved(item, device) for item in value))
+    if type(value) in (tuple, list):
+        return type(value)(moved(item, device) for item in value)
+    return value
+
+
+def placed(value: Any) -> Any:
+    """What was made on the CPU, on the current device."""
+    return moved(value, current_device())
+
+
+def on_cpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function computed on the CPU, its result brought back; derivatives go the same way."""
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = placed(function(*moved(args, "cpu"), **moved(kwargs, "cpu")))
+        return result
+
+    return call
+
+
+def randn(*shape: Any, dtype: torch.dtype | None = None, requires_grad: bool = False) -> Tensor:
+    """torch.randn on the current device."""
+    values: Tensor = placed(torch.randn(*shape, dtype=dtype))
+    return values.requires_grad_(requires_grad)
+
+
+def tensors_of(
+    case: Case, dtype: torch.dtype, layout: str = "nchw", *, integers: bool = False
+) -> Tensors:
+    return case.tensors(dtype, layout, integers=integers, device=current_device())
+
+
+# An op on a case.
 
 
 class Operands(NamedTuple):
@@ -73,20 +145,26 @@ def operands_of(
     *,
     integers: bool = True,
 ) -> Operands:
-    x, w, bias, y = case.tensors(dtype, layout, integers=integers)
+    x, w, bias, y = tensors_of(case, dtype, layout, integers=integers)
     if slot == "forward":
         return Operands(x, w, bias)
     if slot == "weight_grad":
         return Operands(y, x, None)
     channels = torch.arange(case.C)
     values = channels % 5 - 2 if integers else torch.sin(channels)
-    return Operands(y, w, values.to(dtype) if case.has_bias else None)
+    return Operands(y, w, placed(values.to(dtype)) if case.has_bias else None)
 
 
 def oracle(case: Case, slot: str, operands: Operands) -> Tensor:
-    """The right result of `run`, in float64."""
-    first, second = (operand.detach().double().contiguous() for operand in operands[:2])
-    bias = None if operands.bias is None else operands.bias.detach().double()
+    """The right result of `run`, in float64; computed on the CPU and moved to the operands."""
+    first, second = (operand.detach().cpu().double().contiguous() for operand in operands[:2])
+    bias = None if operands.bias is None else operands.bias.detach().cpu().double()
+    return _float64_result(case, slot, first, second, bias).to(operands.first.device)
+
+
+def _float64_result(
+    case: Case, slot: str, first: Tensor, second: Tensor, bias: Tensor | None
+) -> Tensor:
     if slot == "forward":
         return F.conv2d(first, second, bias, *case.arguments)
     if slot == "weight_grad":
@@ -96,13 +174,25 @@ def oracle(case: Case, slot: str, operands: Operands) -> Tensor:
 
 
 @cache
+def _exact(case: Case, slot: str) -> Tensor:
+    with use_device("cpu"):
+        return oracle(case, slot, operands_of(case, slot))
+
+
 def exact(case: Case, slot: str) -> Tensor:
     """The oracle of the integer operands, which every dtype holds exactly."""
-    return oracle(case, slot, operands_of(case, slot))
+    result: Tensor = placed(_exact(case, slot))
+    return result
+
+
+def device_of(kernel: handconv.Kernel) -> str:
+    return kernel.name.partition(".")[0]
 
 
 def kernels_of(slot: str) -> tuple[handconv.Kernel, ...]:
-    return tuple(kernel for kernel in handconv.kernels() if kernel.slot == slot)
+    """The kernels of that slot on the current device; the table has those of all."""
+    rows = (kernel for kernel in handconv.kernels() if kernel.slot == slot)
+    return tuple(kernel for kernel in rows if device_of(kernel) == current_device())
 
 
 def forced(kernel: handconv.Kernel, case: Case, slot: str, operands: Operands) -> Tensor | None:
@@ -117,13 +207,15 @@ def forced(kernel: handconv.Kernel, case: Case, slot: str, operands: Operands) -
 
 
 def each_kernel(
-    case: Case, slot: str, operands: Operands, *, reference: bool = True
+    case: Case, slot: str, operands: Operands, *, reference: bool = True, pattern: str = "*"
 ) -> Iterator[tuple[handconv.Kernel, Tensor]]:
-    """Every kernel that takes the problem, with its result.
+    """Every kernel that takes the problem, with its result, if its name matches the pattern.
 
     Without the reference where it would take too long: it sums one product after another.
     """
     for kernel in kernels_of(slot):
+        if not fnmatchcase(kernel.name, pattern):
+            continue
         if kernel.algorithm != "reference" or reference:
             result = forced(kernel, case, slot, operands)
             if result is not None:
@@ -135,13 +227,13 @@ each_fast_kernel = partial(each_kernel, reference=False)
 
 def guarded(tensor: Tensor) -> Tensor:
     """A copy with the same strides in the middle of a buffer that is NaN everywhere else."""
-    buffer = torch.full((tensor.numel() + 2 * MARGIN,), math.nan, dtype=tensor.dtype)
+    buffer = tensor.new_full((tensor.numel() + 2 * MARGIN,), math.nan)
     return buffer.as_strided(tensor.shape, tensor.stride(), MARGIN).copy_(tensor)
 
 
 def bytes_of(tensor: Tensor) -> Tensor:
     """Every byte of the buffer that the tensor lies in."""
-    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    return tensor.new_empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
 
 
 def layout_of(tensor: Tensor) -> str:

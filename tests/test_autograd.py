@@ -19,10 +19,14 @@ from helpers import (
     by_layout,
     by_slot,
     layout_of,
+    on_cpu,
     operands_of,
     operation,
     oracle,
+    placed,
+    randn,
     run,
+    tensors_of,
 )
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
@@ -30,6 +34,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.utils.checkpoint import checkpoint
 
 import handconv
+
+pytestmark = pytest.mark.usefixtures("device")
 
 # Small enough for numerical derivatives.
 TINY_CASES = [
@@ -67,7 +73,7 @@ def right_function_of(case: Case, slot: str) -> Callable[..., Tensor]:
             return filled if bias is None else filled + bias.reshape(-1, 1, 1)
         return torch.nn.grad.conv2d_weight(second, case.weight_shape, first, *case.arguments)
 
-    return call
+    return on_cpu(call)
 
 
 # One form, three slots.
@@ -77,7 +83,7 @@ def right_function_of(case: Case, slot: str) -> Callable[..., Tensor]:
 @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 def test_the_three_ops_are_one_form(case: Case, algorithm: str) -> None:
     """<y, conv(x, w)> = <input_grad(y, w), x> = <weight_grad(y, x), w>."""
-    x, w, _, y = case.tensors(torch.float64, integers=True)
+    x, w, _, y = tensors_of(case, torch.float64, integers=True)
 
     def fill(slot: str, first: Tensor, second: Tensor) -> Tensor:
         return run(case, slot, Operands(first, second, None), algorithm)
@@ -94,7 +100,7 @@ def test_input_of_any_size_that_the_output_leaves_open(
 ) -> None:
     """With stride 3 x 2, inputs of up to 2 rows and 1 column more have the same output."""
     case = Case("", 2, 4, 7 + rest[0], 7 + rest[1], 6, (4, 3), (3, 2), (0, 1), groups=2)
-    x, w, _, y = case.tensors(torch.float64, integers=True)
+    x, w, _, y = tensors_of(case, torch.float64, integers=True)
     assert y.shape[2:] == (2, 4)
     x_grad = run(case, "input_grad", Operands(y, w, None), algorithm)
     assert x_grad.shape == x.shape
@@ -148,7 +154,7 @@ def test_third_derivatives(case: Case, slot: str) -> None:
 @by_algorithm
 def test_third_derivatives_with_output_padding(algorithm: str) -> None:
     """F.conv_transpose2d has none."""
-    x, w, bias = torch.randn(1, 2, 2, 3), torch.randn(2, 2, 3, 2), torch.randn(4)
+    x, w, bias = randn(1, 2, 2, 3), randn(2, 2, 3, 2), randn(4)
     inputs = leaves(Operands(x.double(), w.double(), bias.double()))
 
     def function(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
@@ -311,7 +317,9 @@ def test_vmap_of_nothing_folds_nothing(slot: str) -> None:
     """A batch that only meets the result, as in vmap over something else."""
     case = CASES["lesson: everything"]
     operands = operands_of(case, slot)
-    found = vmap(lambda factor: factor * run(case, slot, operands))(torch.arange(3.0).double())
+    found = vmap(lambda factor: factor * run(case, slot, operands))(
+        placed(torch.arange(3.0).double())
+    )
     assert torch.equal(found[2], 2 * oracle(case, slot, operands))
 
 
@@ -325,7 +333,7 @@ def test_vmap_of_nothing_folds_nothing(slot: str) -> None:
 )
 def test_gradients_are_exact_in_every_dtype(name: str, layout: str, dtype: torch.dtype) -> None:
     case = CASES[name]
-    x, w, bias, y = case.tensors(dtype, layout, integers=True)
+    x, w, bias, y = tensors_of(case, dtype, layout, integers=True)
     x, w, bias = leaves(Operands(x, w, y.new_ones(case.OC) if bias is None else bias))
     handconv.conv2d(x, w, bias, *case.arguments).backward(y)
     for slot, tensor in (("input_grad", x), ("weight_grad", w)):
@@ -351,21 +359,21 @@ def test_gradients_have_the_format_of_their_tensor(slot: str, layouts: tuple[str
 @by_algorithm
 def test_gradient_of_some_operands(wanted: tuple[bool, ...], algorithm: str) -> None:
     case = CASES["lesson: everything"]
-    x, w, bias, y = case.tensors(torch.float64, integers=True)
+    x, w, bias, y = tensors_of(case, torch.float64, integers=True)
     tensors = [t.requires_grad_(flag) for t, flag in zip((x, w, bias), wanted, strict=True)]
     result = handconv.conv2d(*tensors, *case.arguments, algorithm=algorithm)
     assert result.requires_grad == any(wanted)
     if any(wanted):
         result.backward(y)
     right = [t.detach().requires_grad_() for t in (x, w, bias)]
-    F.conv2d(*right, *case.arguments).backward(y)
+    on_cpu(F.conv2d)(*right, *case.arguments).backward(y)
     for tensor, other, flag in zip(tensors, right, wanted, strict=True):
         assert torch.equal(tensor.grad, other.grad) if flag else tensor.grad is None
 
 
 def test_gradient_asked_of_one_computes_one() -> None:
     case = CASES["3x3"]
-    x, w, _ = leaves(Operands(*case.tensors(torch.float32)[:2], torch.zeros(case.OC)))
+    x, w, _ = leaves(Operands(*tensors_of(case, torch.float32)[:2], placed(torch.zeros(case.OC))))
     result = handconv.conv2d(x, w, None, *case.arguments)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         torch.autograd.grad(result.sum(), w)
@@ -388,7 +396,7 @@ class Absorb(torch.autograd.Function):
 
 def test_undefined_gradient() -> None:
     case = CASES["lesson: everything"]
-    x, w, bias = leaves(Operands(*case.tensors(torch.float64)[:3]))
+    x, w, bias = leaves(Operands(*tensors_of(case, torch.float64)[:3]))
     Absorb.apply(handconv.conv2d(x, w, bias, *case.arguments)).sum().backward()
     assert x.grad is w.grad is bias.grad is None
 
@@ -396,7 +404,7 @@ def test_undefined_gradient() -> None:
 @pytest.mark.parametrize("changed", [0, 1], ids=["input", "weight"])
 def test_changed_operand_raises(changed: int) -> None:
     case = CASES["3x3"]
-    operands = leaves(Operands(*case.tensors(torch.float32)[:2], None))
+    operands = leaves(Operands(*tensors_of(case, torch.float32)[:2], None))
     result = handconv.conv2d(*operands, None, *case.arguments)
     with torch.no_grad():
         operands[changed].mul_(2)
@@ -407,8 +415,8 @@ def test_changed_operand_raises(changed: int) -> None:
 def test_an_operand_that_no_gradient_reads_may_change() -> None:
     """The gradient of w reads x alone: w, and the bias, are not kept."""
     case = CASES["3x3"]
-    x, w, _, _ = case.tensors(torch.float32)
-    bias = torch.ones(case.OC)
+    x, w, _, _ = tensors_of(case, torch.float32)
+    bias = placed(torch.ones(case.OC))
     w.requires_grad_()
     result = handconv.conv2d(x, w, bias, *case.arguments)
     with torch.no_grad():
@@ -420,7 +428,7 @@ def test_an_operand_that_no_gradient_reads_may_change() -> None:
 
 def test_second_backward() -> None:
     case = CASES["3x3"]
-    x, w = leaves(Operands(*case.tensors(torch.float32)[:2], None))
+    x, w = leaves(Operands(*tensors_of(case, torch.float32)[:2], None))
     result = handconv.conv2d(x, w, None, *case.arguments).sum()
     once = torch.autograd.grad(result, (x, w), retain_graph=True)
     again = torch.autograd.grad(result, (x, w))
@@ -431,7 +439,7 @@ def test_second_backward() -> None:
 
 def test_backward_releases_what_was_kept() -> None:
     case = CASES["3x3"]
-    x, w = leaves(Operands(*case.tensors(torch.float32)[:2], None))
+    x, w = leaves(Operands(*tensors_of(case, torch.float32)[:2], None))
     intermediate = x * 2
     kept = weakref.ref(intermediate)
     result = handconv.conv2d(intermediate, w, None, *case.arguments)
@@ -444,7 +452,7 @@ def test_backward_releases_what_was_kept() -> None:
 
 def test_nothing_is_kept_without_need() -> None:
     case = CASES["3x3"]
-    x, w, _, _ = case.tensors(torch.float32)
+    x, w, _, _ = tensors_of(case, torch.float32)
     w.requires_grad_()
     for scope in (torch.no_grad(), torch.inference_mode()):
         with scope:
@@ -457,7 +465,7 @@ def test_nothing_is_kept_without_need() -> None:
 
 def test_saved_tensor_hooks() -> None:
     case = CASES["3x3"]
-    x, w = leaves(Operands(*case.tensors(torch.float32)[:2], None))
+    x, w = leaves(Operands(*tensors_of(case, torch.float32)[:2], None))
     packed: list[Tensor] = []
 
     def pack(tensor: Tensor) -> int:
@@ -474,7 +482,7 @@ def test_saved_tensor_hooks() -> None:
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpoint(use_reentrant: bool) -> None:
     case = CASES["lesson: everything"]
-    inputs = leaves(Operands(*case.tensors(torch.float64)[:3]))
+    inputs = leaves(Operands(*tensors_of(case, torch.float64)[:3]))
 
     def function(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
         return handconv.conv2d(x, w, bias, *case.arguments).tanh().sum()
@@ -487,7 +495,7 @@ def test_checkpoint(use_reentrant: bool) -> None:
 @pytest.mark.parametrize("moving", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
 def test_dual_tensors(moving: tuple[int, ...]) -> None:
     case = CASES["lesson: everything"]
-    primals = case.tensors(torch.float64)[:3]
+    primals = tensors_of(case, torch.float64)[:3]
     tangents = [torch.randn_like(t) if i in moving else None for i, t in enumerate(primals)]
     with forward_ad.dual_level():
         x, w, bias = (
@@ -498,5 +506,5 @@ def test_dual_tensors(moving: tuple[int, ...]) -> None:
     tangents = tuple(
         torch.zeros_like(p) if t is None else t for p, t in zip(primals, tangents, strict=True)
     )
-    _, expected = jvp(lambda *a: F.conv2d(*a, *case.arguments), primals, tangents)
+    _, expected = jvp(lambda *a: on_cpu(F.conv2d)(*a, *case.arguments), primals, tangents)
     torch.testing.assert_close(found, expected)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, LAYOUTS, MEMORY_FORMATS, SLOTS, SMALL_CASES, Case, layers
+from devices import why_no_cuda
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 import handconv
@@ -18,11 +22,14 @@ import handconv
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import run
-from contenders import float64_result, kernel_name
+from clocks import clock_of, wall_clock
+from contenders import copies_to_exceed, copy_of, float64_result, kernel_name, rotated
+from machine import Ceilings, describe_machine
 from measuring import (
     HANDCONV,
     RIVAL,
     TOLERANCES,
+    TUNED_RIVAL,
     Limits,
     Measurement,
     Result,
@@ -31,8 +38,9 @@ from measuring import (
     race,
     relative_error,
     summarize,
+    tolerance,
 )
-from table import FAMILIES, significant
+from table import FAMILIES, Context, print_measurements, significant
 
 BENCH = Path(run.__file__).parent
 LAYER_TABLES = sorted((BENCH / "layers").glob("*.csv"))
@@ -255,3 +263,93 @@ def test_kernel_name_is_a_row_of_the_table() -> None:
         name = kernel_name(CASE, tensors, slot, "direct")
         row = next(row for row in handconv.kernels() if row.name == name and row.slot == slot)
         assert row.algorithm == "direct"
+
+
+# On CUDA, as far as that goes without a GPU.
+
+
+def measured_on_cuda(case: Case, slot: str) -> Measurement:
+    seconds = {HANDCONV: 1e-4, RIVAL: 3e-4, TUNED_RIVAL: 2e-4}
+    results = {name: Result(1e-7, Times(s, 1.1 * s, 30)) for name, s in seconds.items()}
+    return Measurement(case, slot, torch.float32, "nchw", "cuda.direct.depthwise", results)
+
+
+def test_table_json_and_picture_of_cuda(tmp_path: Path) -> None:
+    cases = layers(BENCH / "layers" / "gpu_layers.csv")
+    measurements = [measured_on_cuda(case, slot) for case in cases for slot in SLOTS]
+    ceilings = Ceilings({"float32": 50_000.0}, 3000.0, cpu_share=1.0)
+    console = Console(width=250, record=True, file=io.StringIO())
+    print_measurements(console, measurements, Context(ceilings, Limits(), "a GPU"))
+    printed = console.export_text()
+    for text in ("a GPU", "TFLOP/s", "GB/s", "copy", f"against {TUNED_RIVAL}", "2.00", "3.00"):
+        assert text in printed
+    assert "faults its pages" not in printed
+
+    options = run.parse(["--device", "cuda", "--tf32", "--output", str(tmp_path)])
+    assert options.layers.name == "gpu_layers.csv"
+    machine = describe_machine() | {"title": "a GPU"}
+    paths = run.write(measurements, ceilings, machine, options)
+    assert [path.name for path in paths] == ["cuda-tf32.json", "cuda-tf32-float32.png"]
+    found = json.loads(paths[0].read_text())
+    ratios = {entry["rival"]: entry["ratio_of_medians"] for entry in found["families"]}
+    assert ratios == {RIVAL: pytest.approx(3), TUNED_RIVAL: pytest.approx(2)}
+    ours = found["measurements"][0]["contenders"][HANDCONV]
+    assert ours["share_of_copy"] == pytest.approx(ours["gbytes_per_second"] / 3000)
+
+
+@pytest.mark.skipif(why_no_cuda() is None, reason="this machine has a GPU")
+def test_run_on_cuda_without_a_gpu_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--device", "cuda"]) == 2
+    assert str(why_no_cuda()) in capsys.readouterr().out
+
+
+def test_contenders_share_the_turns_of_the_copies() -> None:
+    calls = [{name: partial(str, f"{name}{i}") for name in "abc"} for i in range(4)]
+    rotating = rotated(calls)
+    turns = [rotating[name]() for name in "abcabcabcabc"]
+    assert turns == ["a0", "b1", "c2", "a3", "b0", "c1", "a2", "b3", "c0", "a1", "b2", "c3"]
+    assert rotated(calls[:1]) is calls[0]
+
+
+def test_copies_exceed_the_cache() -> None:
+    bytes_of_case = CASE.bytes("weight_grad", torch.float32)
+    assert copies_to_exceed(0, CASE, torch.float32) == 1
+    assert copies_to_exceed(10 * bytes_of_case, CASE, torch.float32) == 20
+    assert copies_to_exceed(10**12, CASE, torch.float32) < 1000
+    tensors = CASE.tensors(torch.float32)
+    copy = copy_of(tensors)
+    assert torch.equal(copy.x, tensors.x) and copy.x.data_ptr() != tensors.x.data_ptr()
+
+
+def test_event_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order: sleep, event, call, event, wait; milliseconds become seconds."""
+    steps: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            steps.append("record")
+
+        def synchronize(self) -> None:
+            steps.append("synchronize")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: steps.append("sleep"))
+    assert clock_of("cuda")(lambda: steps.append("call")) == 0.25
+    assert steps == ["sleep", "record", "call", "record", "synchronize"]
+    assert clock_of("cpu") is wall_clock
+
+
+def test_tf32_is_allowed_its_own_error() -> None:
+    expected = torch.ones(3, dtype=torch.float64)
+    calls = {HANDCONV: lambda: torch.full((3,), 1.0005)}
+    limits = Limits(calls=2, enough=0.0, warm_up=1)
+    for tf32, right in ((True, True), (False, False)):
+        (result,) = measure(calls, expected, torch.float32, limits, tf32=tf32).values()
+        assert (result.times is not None) == right
+    assert tolerance(torch.float64, True) == tolerance(torch.float64, False)

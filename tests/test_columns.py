@@ -4,10 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import SMALL_CASES
+from helpers import on_cpu, placed, randn, tensors_of
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.testing import assert_close
 
 import handconv
+
+pytestmark = pytest.mark.usefixtures("device")
+
+right_unfold, right_fold = on_cpu(F.unfold), on_cpu(F.fold)
 
 every_case = pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 
@@ -39,27 +44,27 @@ def window_of(case):
 
 def test_by_hand():
     """A 2x2 window on a 2x3 image: two columns, which overlap in the middle."""
-    columns = handconv.im2col(torch.tensor([[[1, 2, 3], [4, 5, 6]]]), 2)
+    columns = handconv.im2col(placed(torch.tensor([[[1, 2, 3], [4, 5, 6]]])), 2)
     assert columns.tolist() == [[1, 2], [2, 3], [4, 5], [5, 6]]
     assert handconv.col2im(columns, (2, 3), 2).tolist() == [[[1, 4, 3], [4, 10, 6]]]
 
 
 @every_case
 def test_equals_unfold_and_fold(case):
-    x, _, _, _ = case.tensors(torch.float64)
+    x, _, _, _ = tensors_of(case, torch.float64)
     window = window_of(case)
     columns = handconv.im2col(x, *window)
     assert columns.is_contiguous()
-    assert torch.equal(columns, F.unfold(x, *window))
+    assert torch.equal(columns, right_unfold(x, *window))
     image = handconv.col2im(columns, x.shape[2:], *window)
     assert image.is_contiguous()
-    assert_close(image, F.fold(columns, x.shape[2:], *window))
+    assert_close(image, right_fold(columns, x.shape[2:], *window))
 
 
 @every_case
 def test_adjoint(case):
     """<im2col(x), columns> = <x, col2im(columns)>, exactly in small integers."""
-    x, _, _, _ = case.tensors(torch.float64, integers=True)
+    x, _, _, _ = tensors_of(case, torch.float64, integers=True)
     window = window_of(case)
     image_columns = handconv.im2col(x, *window)
     columns = torch.randint_like(image_columns, -2, 3)
@@ -68,18 +73,18 @@ def test_adjoint(case):
 
 
 def test_product_with_the_weight_is_the_convolution():
-    x, w = torch.randn(2, 3, *IMAGE).double(), torch.randn(4, 3, 2, 3).double()
+    x, w = randn(2, 3, *IMAGE).double(), randn(4, 3, 2, 3).double()
     kernel_size, dilation, padding, stride = WINDOW
     output = w.flatten(1) @ handconv.im2col(x, kernel_size, dilation, padding, stride)
-    expected = F.conv2d(x, w, None, stride, padding, dilation)
+    expected = on_cpu(F.conv2d)(x, w, None, stride, padding, dilation)
     assert_close(output.unflatten(-1, expected.shape[2:]), expected)
 
 
 def test_without_batch():
-    x = torch.randn(3, *IMAGE)
+    x = randn(3, *IMAGE)
     columns = handconv.im2col(x, *WINDOW)
-    assert torch.equal(columns, F.unfold(x, *WINDOW))
-    assert_close(handconv.col2im(columns, IMAGE, *WINDOW), F.fold(columns, IMAGE, *WINDOW))
+    assert torch.equal(columns, right_unfold(x, *WINDOW))
+    assert_close(handconv.col2im(columns, IMAGE, *WINDOW), right_fold(columns, IMAGE, *WINDOW))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,7 @@ def test_without_batch():
 )
 def test_dtypes(dtype):
     x = (torch.arange(2 * 3 * 5 * 5) % 7 - 3).reshape(2, 3, 5, 5).to(dtype)
+    x = placed(x)
     columns = handconv.im2col(x, 3, stride=2)
     assert columns.dtype == dtype
     assert columns[1, :9, 0].tolist() == x[1, 0, :3, :3].flatten().tolist()
@@ -94,17 +100,17 @@ def test_dtypes(dtype):
 
 
 def test_strided_input_is_left_alone():
-    x = torch.randn(2, 6, 5, 3).permute(0, 3, 1, 2)[:, :, ::2, :]
+    x = randn(2, 6, 5, 3).permute(0, 3, 1, 2)[:, :, ::2, :]
     before = x.clone()
-    assert torch.equal(handconv.im2col(x, 2), F.unfold(before, 2))
-    columns = torch.randn(8, 1, 1).expand(8, 12, 6)
-    assert_close(handconv.col2im(columns, (3, 4), 2), F.fold(columns, (3, 4), 2))
+    assert torch.equal(handconv.im2col(x, 2), right_unfold(before, 2))
+    columns = randn(8, 1, 1).expand(8, 12, 6)
+    assert_close(handconv.col2im(columns, (3, 4), 2), right_fold(columns, (3, 4), 2))
     assert torch.equal(x, before)
 
 
 @both_ways
 def test_every_derivative(function, shape):
-    a = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    a = randn(shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         function, a, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
     )
@@ -114,8 +120,8 @@ def test_every_derivative(function, shape):
 @both_ways
 def test_function_transforms(function, shape):
     """Linear functions: the Jacobian is what vmap and jvp must agree with."""
-    a = torch.randn(shape, dtype=torch.float64)
-    batch = torch.randn(3, *shape, dtype=torch.float64)
+    a = randn(shape, dtype=torch.float64)
+    batch = randn(3, *shape, dtype=torch.float64)
 
     def energy(a):
         return function(a).pow(2).sum() / 2
@@ -137,7 +143,7 @@ def test_compile():
 
     compiled = torch.compile(there_and_back, fullgraph=True, backend="aot_eager")
     for batch in (2, 4):
-        x = torch.randn(batch, 1, *IMAGE, dtype=torch.float64, requires_grad=True)
+        x = randn(batch, 1, *IMAGE, dtype=torch.float64, requires_grad=True)
         output = compiled(x)
         assert_close(output, there_and_back(x))
         (gradient,) = torch.autograd.grad(output.pow(2).sum(), x)
@@ -172,8 +178,8 @@ BAD_WINDOWS = [
 
 @pytest.mark.parametrize("options", BAD_WINDOWS, ids=str)
 def test_bad_window(options):
-    assert_refused_alike(handconv.im2col, F.unfold, torch.randn(2, 3, 6, 5), **options)
-    assert_refused_alike(handconv.col2im, F.fold, torch.randn(2, 27, 12), (6, 5), **options)
+    assert_refused_alike(handconv.im2col, right_unfold, randn(2, 3, 6, 5), **options)
+    assert_refused_alike(handconv.col2im, right_fold, randn(2, 27, 12), (6, 5), **options)
 
 
 @pytest.mark.parametrize(
@@ -192,12 +198,12 @@ def test_bad_window(options):
     ids=str,
 )
 def test_bad_image(shape, options):
-    assert_refused_alike(handconv.im2col, F.unfold, torch.randn(shape), **options)
+    assert_refused_alike(handconv.im2col, right_unfold, randn(shape), **options)
 
 
 def test_image_without_channels():
     with pytest.raises(RuntimeError, match=r"Expected 3D .* but got input of size: \[6, 5\]"):
-        handconv.im2col(torch.randn(6, 5), 3)
+        handconv.im2col(randn(6, 5), 3)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +225,7 @@ def test_image_without_channels():
     ids=str,
 )
 def test_bad_columns(shape, output_size, kernel_size, message):
-    columns = torch.randn(shape)
+    columns = randn(shape)
     assert_refused_alike(
-        handconv.col2im, F.fold, columns, output_size, kernel_size, message=message
+        handconv.col2im, right_fold, columns, output_size, kernel_size, message=message
     )

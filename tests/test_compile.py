@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from cases import MEMORY_FORMATS, Case
-from helpers import CASES, by_layout, by_slot, layout_of, operands_of, run
+from helpers import CASES, by_layout, by_slot, layout_of, operands_of, randn, run
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 from torch.func import grad, jvp
 
 import handconv
+
+pytestmark = pytest.mark.usefixtures("device")
 
 EVERYTHING = CASES["lesson: everything"]
 
@@ -32,10 +34,10 @@ class Net(nn.Module):
     def __init__(self, algorithm: str = "auto") -> None:
         super().__init__()
         self.algorithm = algorithm
-        self.strided = nn.Parameter(torch.randn(6, 2, 3, 3))
-        self.depthwise = nn.Parameter(torch.randn(6, 1, 3, 3))
-        self.transposed = nn.Parameter(torch.randn(6, 2, 3, 3))
-        self.bias = nn.Parameter(torch.randn(6))
+        self.strided = nn.Parameter(randn(6, 2, 3, 3))
+        self.depthwise = nn.Parameter(randn(6, 1, 3, 3))
+        self.transposed = nn.Parameter(randn(6, 2, 3, 3))
+        self.bias = nn.Parameter(randn(6))
 
     def forward(self, x: Tensor) -> Tensor:
         chosen = {"algorithm": self.algorithm}
@@ -62,7 +64,7 @@ def step(net: Callable[[Tensor], Tensor], parameters: nn.Module, x: Tensor) -> l
 )
 def test_compiled_training_step(dynamic: bool, algorithm: str) -> None:
     net = Net(algorithm).double()
-    x = torch.randn(3, 2, 8, 6, dtype=torch.float64)
+    x = randn(3, 2, 8, 6, dtype=torch.float64)
     compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     torch.testing.assert_close(step(compiled, net, x), step(net, net, x))
 
@@ -71,7 +73,7 @@ def test_compiled_training_step(dynamic: bool, algorithm: str) -> None:
 def test_inductor(layout: str) -> None:
     """Ops alone: anything between them would be compiled by a C++ compiler, for half a minute."""
     net = Net()
-    x, gradient = torch.randn(3, 2, 8, 6), torch.randn(3, 6, 4, 3)
+    x, gradient = randn(3, 2, 8, 6), randn(3, 6, 4, 3)
     x = x.contiguous(memory_format=MEMORY_FORMATS[layout])
 
     def convolve(x: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ def test_one_graph_for_all_batches_and_sizes() -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(net, fullgraph=True, dynamic=True, backend=counter)
     for shape in [(3, 2, 8, 6), (2, 2, 8, 6), (64, 2, 8, 6), (5, 2, 12, 40), (7, 2, 3, 3)]:
-        x = torch.randn(shape)
+        x = randn(shape)
         torch.testing.assert_close(step(compiled, net, x), step(net, net, x))
         torch.testing.assert_close(compiled(x), net(x))
     assert counter.frame_count == 2  # one for x with a gradient, one without
@@ -109,7 +111,7 @@ def test_arguments_need_not_be_constants() -> None:
         return handconv.conv2d(x, w, None, stride, padding, dilation)
 
     compiled = torch.compile(convolve, fullgraph=True, dynamic=True, backend=counter)
-    x, w = torch.randn(2, 5, 23, 29), torch.randn(6, 5, 3, 4)
+    x, w = randn(2, 5, 23, 29), randn(6, 5, 3, 4)
     for arguments in [(2, 7, 3), (4, 9, 8), (6, 3, 2)]:
         assert torch.equal(compiled(x, w, *arguments), convolve(x, w, *arguments))
     assert counter.frame_count == 1
@@ -193,7 +195,7 @@ def test_compiled_autograd(dynamic: bool, algorithm: str, slot: str) -> None:
 
 def test_export() -> None:
     net = Net().eval()
-    x = torch.randn(3, 2, 8, 6)
+    x = randn(3, 2, 8, 6)
     program = torch.export.export(net, (x,))
     torch.testing.assert_close(program.module()(x), net(x))
     targets = {str(node.target) for node in program.graph.nodes}
@@ -203,9 +205,9 @@ def test_export() -> None:
 def test_export_with_dynamic_sizes() -> None:
     net = Net().eval()
     dims = {0: Dim("batch"), 2: 2 * Dim("half_height", min=2), 3: 2 * Dim("half_width", min=2)}
-    program = torch.export.export(net, (torch.randn(3, 2, 8, 6),), dynamic_shapes=(dims,))
+    program = torch.export.export(net, (randn(3, 2, 8, 6),), dynamic_shapes=(dims,))
     for shape in [(1, 2, 8, 6), (5, 2, 32, 4)]:
-        x = torch.randn(shape)
+        x = randn(shape)
         torch.testing.assert_close(program.module()(x), net(x))
 
 
@@ -214,4 +216,4 @@ def test_wrong_shapes_are_refused_while_tracing() -> None:
         lambda x, w: handconv.conv2d(x, w), fullgraph=True, backend="aot_eager"
     )
     with pytest.raises(Exception, match="to have 3 channels, but got 2 channels instead"):
-        compiled(torch.randn(1, 2, 4, 4), torch.randn(1, 3, 3, 3))
+        compiled(randn(1, 2, 4, 4), randn(1, 3, 3, 3))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ALGORITHMS, raised
+from helpers import ALGORITHMS, on_cpu, placed, raised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import handconv
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def pairs(least: int, most: int) -> st.SearchStrategy[int | tuple[int, int]]:
@@ -21,7 +24,8 @@ def pairs(least: int, most: int) -> st.SearchStrategy[int | tuple[int, int]]:
 
 
 def integers(*shape: int) -> Tensor:
-    return torch.randint(-2, 3, shape).double()
+    values: Tensor = placed(torch.randint(-2, 3, shape).double())
+    return values
 
 
 # Windows that often fit, and sometimes do not; zero and less are refused.
@@ -84,7 +88,7 @@ def test_conv2d(data: st.DataObject) -> None:
         if data.draw(st.booleans(), "stride 1"):
             keywords["stride"] = 1
     arguments = data.draw(tensors(keywords["groups"], transposed=False))
-    check(handconv.conv2d, F.conv2d, arguments, keywords)
+    check(handconv.conv2d, on_cpu(F.conv2d), arguments, keywords)
 
 
 @settings(max_examples=400)
@@ -93,4 +97,4 @@ def test_conv_transpose2d(data: st.DataObject) -> None:
     keywords: dict[str, Any] = {name: data.draw(values, name) for name, values in WINDOWS.items()}
     keywords["output_padding"] = data.draw(pairs(0, 2) | pairs(-1, 1), "output_padding")
     arguments = data.draw(tensors(keywords["groups"], transposed=True))
-    check(handconv.conv_transpose2d, F.conv_transpose2d, arguments, keywords)
+    check(handconv.conv_transpose2d, on_cpu(F.conv_transpose2d), arguments, keywords)

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 from importlib import metadata
 
 import pytest
 import torch
 from cases import DTYPES, MEMORY_FORMATS, SLOTS
-from helpers import CASES, by_algorithm, by_layout, operands_of, run
+from helpers import (
+    CASES,
+    arguments,
+    by_algorithm,
+    by_layout,
+    by_slot,
+    kernels_of,
+    operands_of,
+    operation,
+    run,
+    use_device,
+)
+from torch import Tensor
 
 import handconv
 from handconv import _C
 
 EVERYTHING = CASES["lesson: everything"]
+
+# Those that the table has rows of: a build with CUDA has them without a GPU too.
+DEVICES = ("cpu", "cuda") if _C.build_info()["cuda"] else ("cpu",)
 
 
 def explain(**keywords: object) -> handconv.Explanation:
@@ -31,11 +48,11 @@ def test_table() -> None:
     assert {row.slot for row in rows} == set(SLOTS)
     for row in rows:
         device, algorithm, *_ = row.name.split(".")
-        assert (device, algorithm) == ("cpu", row.algorithm)
+        assert device in DEVICES and algorithm == row.algorithm
         assert row.summary and "\n" not in row.summary
-    for slot in SLOTS:
-        names = [row.name for row in rows if row.slot == slot]
-        assert names[-1] == "cpu.reference"
+    for slot, device in itertools.product(SLOTS, DEVICES):
+        with use_device(device):
+            assert kernels_of(slot)[-1].name == f"{device}.reference"
     with pytest.raises(dataclasses.FrozenInstanceError):
         rows[0].name = "another"
 
@@ -45,9 +62,33 @@ def test_build_info() -> None:
     assert info["version"] == handconv.__version__ == metadata.version("handconv")
     assert torch.__version__.startswith(info["torch"])
     assert info["compiler"] and info["cxx_standard"] >= 201703
-    assert info["cuda"] is False
+    assert info["cuda"] in (False, True)
+    assert torch.version.cuda or not info["cuda"]
     assert _C.cpu_features()["baseline"] is True
     assert _C.isa() in _C.cpu_features()
+
+
+@pytest.mark.skipif(_C.build_info()["cuda"], reason="this build has CUDA")
+@by_algorithm
+@by_slot
+def test_a_build_without_cuda_says_so_and_how_to_get_it(slot: str, algorithm: str) -> None:
+    """Called past the dispatcher's choice, as no CUDA tensor is to be had without a GPU."""
+    given = arguments(EVERYTHING, slot, operands_of(EVERYTHING, slot))
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    with pytest.raises(NotImplementedError, match="built without CUDA") as error:
+        operation(slot, algorithm).redispatch(cuda, *given)
+    for words in (
+        f"handconv::conv2d{'' if slot == 'forward' else '_' + slot} ",
+        "install it again",
+    ):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("convert", [Tensor.to_sparse, Tensor.to_mkldnn], ids=["sparse", "mkldnn"])
+def test_a_backend_without_kernels_is_refused(convert: Callable[[Tensor], Tensor]) -> None:
+    x, w, _, _ = CASES["3x3"].tensors(torch.float32)
+    with pytest.raises(NotImplementedError, match="Could not run 'handconv::conv2d'"):
+        handconv.conv2d(convert(x), w)
 
 
 # explain
@@ -81,7 +122,7 @@ def test_explanation(algorithm: str) -> None:
         row = rows[entry.kernel, entry.slot]
         assert row.algorithm in (algorithm, "reference") or algorithm == "auto"
         assert entry.summary == row.summary
-        names = [row.name for row in handconv.kernels() if row.slot == entry.slot]
+        names = [row.name for row in kernels_of(entry.slot)]
         refused = [name for name, _ in entry.refusals]
         assert [*refused, entry.kernel] == names[: len(refused) + 1]
         assert all(reason for _, reason in entry.refusals)
@@ -149,9 +190,9 @@ def test_explain_refuses_an_unknown_algorithm_as_conv2d_does() -> None:
 
 def test_explain_refuses_what_is_no_tensor() -> None:
     x, w, _, _ = EVERYTHING.tensors(torch.float32)
-    for arguments in [(None, w), (x, [1.0]), (x, w, 1.0)]:
+    for wrong in [(None, w), (x, [1.0]), (x, w, 1.0)]:
         with pytest.raises(TypeError, match="must be Tensor, not"):
-            handconv.explain(*arguments)
+            handconv.explain(*wrong)
 
 
 # forced_kernel
@@ -190,9 +231,7 @@ def test_forced_kernel_says_why_it_cannot() -> None:
     refusing = 0
     for case in CASES.values():
         operands = operands_of(case, "forward", torch.float32)
-        for row in handconv.kernels():
-            if row.slot != "forward":
-                continue
+        for row in kernels_of("forward"):
             try:
                 with handconv.forced_kernel(row.name):
                     run(case, "forward", operands)

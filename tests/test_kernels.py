@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sanitizer_cases
 import torch
 from cases import DTYPES, LAYOUTS, SMALL_CASES, Case
 from helpers import (
@@ -24,20 +26,19 @@ from helpers import (
     exact,
     forced,
     guarded,
+    kernels_of,
     operands_of,
     oracle,
     run,
+    tensors_of,
 )
 from torch import Tensor
 
 import handconv
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = pytest.mark.usefixtures("device", "poisoned_memory", "tf32_allowed")
 
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-by_kernel = pytest.mark.parametrize(
-    "kernel", handconv.kernels(), ids=lambda kernel: f"{kernel.name}-{kernel.slot}"
-)
 by_case = pytest.mark.parametrize("case", SMALL_CASES, ids=str)
 
 # One of each kind, for what need not be tried on all.
@@ -76,17 +77,16 @@ def test_every_kernel_is_exact(case: Case, slot: str, layout: str, dtype: torch.
     assert algorithms == {"direct", "im2col", "reference"}
 
 
-@by_kernel
-def test_every_kernel_takes_some_case(kernel: handconv.Kernel) -> None:
+def test_every_kernel_takes_some_case(row: handconv.Kernel) -> None:
     """A row that refuses everything would pass every other test."""
 
-    def takes(case: Case, layout: str) -> bool:
-        operands = operands_of(case, kernel.slot, torch.float32, layout)
-        return forced(kernel, case, kernel.slot, operands) is not None
+    def takes(case: Case, layout: str, dtype: torch.dtype) -> bool:
+        operands = operands_of(case, row.slot, dtype, layout)
+        return forced(row, case, row.slot, operands) is not None
 
     # Without a batch no kernel is asked.
     cases = [case for case in SMALL_CASES if case.N > 0]
-    assert any(takes(case, layout) for layout in LAYOUTS for case in cases)
+    assert any(takes(*problem) for problem in itertools.product(cases, LAYOUTS, DTYPES))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -121,7 +121,7 @@ def channels_last(tensor: Tensor) -> Tensor:
 
 def sliced(tensor: Tensor) -> Tensor:
     """Every second element of a wider tensor along each dimension, the others NaN."""
-    wide = torch.full([2 * size for size in tensor.shape], torch.nan, dtype=tensor.dtype)
+    wide = tensor.new_full([2 * size for size in tensor.shape], torch.nan)
     view = wide[1::2, 1::2, 1::2, 1::2]
     return view.copy_(tensor)
 
@@ -187,18 +187,17 @@ def test_an_algorithm_runs_its_own_kernels(case: Case, slot: str, layout: str) -
     operands = operands_of(case, slot, torch.float32, layout)
     for algorithm in ALGORITHMS:
         assert torch.equal(run(case, slot, operands, algorithm), exact(case, slot).float())
-    x, w, bias, _ = case.tensors(torch.float32, layout)
+    x, w, bias, _ = tensors_of(case, torch.float32, layout)
     for algorithm in ("direct", "im2col"):
         explanation = handconv.explain(x, w, bias, *case.arguments, algorithm=algorithm)
         assert algorithm in getattr(explanation, slot).kernel
 
 
 def test_a_forced_kernel_says_what_it_has_not() -> None:
-    only_forward = {kernel.name for kernel in handconv.kernels()}
-    for slot in ("input_grad", "weight_grad"):
-        only_forward -= {kernel.name for kernel in handconv.kernels() if kernel.slot == slot}
+    without_input_grad = {kernel.name for kernel in handconv.kernels()}
+    without_input_grad -= {kernel.name for kernel in kernels_of("input_grad")}
     case = CASES["3x3"]
-    for name in only_forward:
+    for name in without_input_grad:
         with handconv.forced_kernel(name), pytest.raises(RuntimeError, match="has no kernel for"):
             run(case, "input_grad", operands_of(case, "input_grad"))
 
@@ -206,6 +205,16 @@ def test_a_forced_kernel_says_what_it_has_not() -> None:
 # Memory.
 
 
+@pytest.mark.only_on("cpu")
+def test_the_script_for_the_sanitizer_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """On the CPU, as far as that goes: it is made for CUDA."""
+    options = ["--device", "cpu", "--case", "3x3 v*", "--kernel", "*direct*", "--layout", "nchw"]
+    assert sanitizer_cases.main(options) == 0
+    assert "0 wrong" in capsys.readouterr().out
+    assert sanitizer_cases.main([*options, "--case", "no such case"]) == 1
+
+
+@pytest.mark.only_on("cpu")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect and glibc's malloc checks")
 def test_every_kernel_stays_inside_its_memory() -> None:
     """A read outside an operand faults, a write behind a result aborts: hence another process."""

@@ -1,7 +1,7 @@
 """What handconv is for: every convolution that the lessons on writing conv2d by hand build.
 
 One section for each lesson, each through the public functions and every algorithm. The oracle is
-F.conv2d in float64 on contiguous tensors.
+F.conv2d in float64 on contiguous tensors, on the CPU.
 """
 
 from functools import cache
@@ -9,10 +9,16 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import on_cpu, placed
+from helpers import randn as float32_randn
 from torch.testing import assert_close
 
 import handconv
 from handconv import reference
+
+pytestmark = pytest.mark.usefixtures("device")
+
+right_conv2d, right_conv_transpose2d = on_cpu(F.conv2d), on_cpu(F.conv_transpose2d)
 
 every_algorithm = pytest.mark.parametrize("algorithm", handconv.algorithms())
 every_layout = pytest.mark.parametrize(
@@ -21,7 +27,7 @@ every_layout = pytest.mark.parametrize(
 
 
 def randn(*shape):
-    return torch.randn(shape, dtype=torch.float64)
+    return float32_randn(shape, dtype=torch.float64)
 
 
 # 1. A window slides over one image: padding, stride, bias.
@@ -31,7 +37,7 @@ def randn(*shape):
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), ((1, 3), (2, 0))], ids=str)
 def test_1_sliding_window(algorithm, stride, padding):
     image, kernel, bias = randn(9, 8), randn(3, 3), randn(1)
-    expected = F.conv2d(image[None, None], kernel[None, None], bias, stride, padding)
+    expected = right_conv2d(image[None, None], kernel[None, None], bias, stride, padding)
     output = handconv.conv2d(
         image[None], kernel[None, None], bias, stride, padding, algorithm=algorithm
     )
@@ -44,7 +50,7 @@ def test_1_sliding_window(algorithm, stride, padding):
 
 def test_2_inner_product():
     image, kernel = randn(7, 6), randn(3, 2)
-    expected = F.conv2d(image[None, None], kernel[None, None], None, 2, 1)[0, 0]
+    expected = right_conv2d(image[None, None], kernel[None, None], None, 2, 1)[0, 0]
     assert_close(reference.flattened(image, kernel, stride=2, padding=1), expected)
     regions = handconv.im2col(image[None], (3, 2), stride=2, padding=1).T
     assert regions.shape == (expected.numel(), 6)
@@ -59,7 +65,7 @@ def test_2_inner_product():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_3_batch_and_channels(algorithm, layout, dtype):
     x, w, bias = randn(2, 3, 8, 9), randn(5, 3, 3, 3), randn(5)
-    expected = F.conv2d(x, w, bias, padding=1)
+    expected = right_conv2d(x, w, bias, padding=1)
     output = handconv.conv2d(
         x.to(dtype, memory_format=layout),
         w.to(dtype),
@@ -84,11 +90,11 @@ def test_4_kernel_matrix(algorithm):
 
     output = handconv.conv2d(x, w, algorithm=algorithm)
     assert_close(output.flatten(), matrix @ x.flatten())
-    assert_close(output, F.conv2d(x, w))
+    assert_close(output, right_conv2d(x, w))
 
     transposed = handconv.conv_transpose2d(y, w, algorithm=algorithm)
     assert_close(transposed.flatten(), matrix.T @ y.flatten())
-    assert_close(transposed, F.conv_transpose2d(y, w))
+    assert_close(transposed, right_conv_transpose2d(y, w))
 
     (gradient,) = torch.autograd.grad(output, x, y)
     assert torch.equal(gradient, transposed)
@@ -108,7 +114,7 @@ def test_5_dilation(algorithm):
     x = randn(2, 3, 12, 15)
     w = randn(4, 3, 3, 2)
     output = handconv.conv2d(x, w, dilation=(2, 5), padding=(1, 4), algorithm=algorithm)
-    assert_close(output, F.conv2d(x, w, dilation=(2, 5), padding=(1, 4)))
+    assert_close(output, right_conv2d(x, w, dilation=(2, 5), padding=(1, 4)))
 
 
 # 6. Groups: split the channels, convolve apart, concatenate; a 1x1 convolution mixes them.
@@ -124,7 +130,7 @@ def test_6_groups(algorithm, groups):
     ]
     output = handconv.conv2d(x, w, groups=groups, algorithm=algorithm)
     assert_close(output, torch.cat(apart, dim=1))
-    assert_close(output, F.conv2d(x, w, groups=groups))
+    assert_close(output, right_conv2d(x, w, groups=groups))
     mixed = handconv.conv2d(output, mix, algorithm=algorithm)
     assert_close(mixed, torch.einsum("nchw,oc->nohw", output, mix.squeeze()))
 
@@ -137,7 +143,7 @@ def test_6_groups(algorithm, groups):
 def test_7_everything(algorithm, layout):
     x, w, bias = randn(2, 2, 5, 5), randn(4, 1, 3, 3), randn(4)
     arguments = {"stride": 2, "padding": 1, "dilation": 2, "groups": 2}
-    expected = F.conv2d(x, w, bias, **arguments)
+    expected = right_conv2d(x, w, bias, **arguments)
     assert torch.allclose(reference.conv2d(x, w, bias, **arguments), expected)
     placed = x.to(memory_format=layout)
     assert torch.allclose(
@@ -162,7 +168,7 @@ def test_8_output_size(algorithm, size, kernel, stride, padding, dilation):
         for length in (size, size + 1)
     )
     assert output.shape == (1, 1, height, width)
-    assert_close(output, F.conv2d(x, w, None, stride, padding, dilation))
+    assert_close(output, right_conv2d(x, w, None, stride, padding, dilation))
 
 
 # 9. Depthwise with a multiplier, and which channel goes where.
@@ -173,8 +179,8 @@ def test_8_output_size(algorithm, size, kernel, stride, padding, dilation):
 def test_9_depthwise_order(algorithm, layout):
     """Input channel i makes the output channels i*k ... i*k + k - 1."""
     channels, multiplier = 5, 3
-    x = torch.arange(1.0, channels + 1).reshape(1, channels, 1, 1).expand(2, -1, 4, 6)
-    w = 10.0 ** torch.arange(multiplier).repeat(channels).reshape(-1, 1, 1, 1)
+    x = placed(torch.arange(1.0, channels + 1)).reshape(1, channels, 1, 1).expand(2, -1, 4, 6)
+    w = 10.0 ** placed(torch.arange(multiplier)).repeat(channels).reshape(-1, 1, 1, 1)
     output = handconv.conv2d(
         x.contiguous(memory_format=layout), w, groups=channels, algorithm=algorithm
     )
@@ -190,7 +196,7 @@ def test_9_depthwise(algorithm, layout, multiplier):
     output = handconv.conv2d(
         x.to(memory_format=layout), w, padding=1, groups=6, algorithm=algorithm
     )
-    assert_close(output, F.conv2d(x, w, padding=1, groups=6))
+    assert_close(output, right_conv2d(x, w, padding=1, groups=6))
 
 
 @every_algorithm
@@ -200,8 +206,8 @@ def test_9_depthwise(algorithm, layout, multiplier):
 )
 def test_9_zero_and_45(algorithm, layout, dtype):
     """Two groups on an image of ones, the first kernel all 0 and the second all 1."""
-    x = torch.ones(1, 10, 7, 7, dtype=dtype).contiguous(memory_format=layout)
-    w = torch.zeros(2, 5, 3, 3, dtype=dtype)
+    x = placed(torch.ones(1, 10, 7, 7, dtype=dtype).contiguous(memory_format=layout))
+    w = placed(torch.zeros(2, 5, 3, 3, dtype=dtype))
     w[1] = 1
     output = handconv.conv2d(x, w, groups=2, algorithm=algorithm)
     assert output.shape == (1, 2, 5, 5)
@@ -221,7 +227,7 @@ def rectangles():
 @every_algorithm
 @every_layout
 def test_10_rectangular_kernel_in_64_groups(algorithm, layout):
-    x, w, expected = rectangles()
+    x, w, expected = placed(rectangles())
     x = x.contiguous(memory_format=layout)
     output = handconv.conv2d(x, w, padding=(1, 0), groups=64, algorithm=algorithm)
     assert output.shape == (22, 64, 15, 17)
@@ -241,8 +247,8 @@ def test_10_rectangular_kernel_in_64_groups(algorithm, layout):
     ids=str,
 )
 def test_10_refusals(algorithm, weight_shape, groups, message):
-    x, w = torch.randn(2, 1024, 18, 19), torch.randn(weight_shape)
+    x, w = float32_randn(2, 1024, 18, 19), float32_randn(weight_shape)
     with pytest.raises(RuntimeError, match=message):
         handconv.conv2d(x, w, padding=(1, 0), groups=groups, algorithm=algorithm)
     with pytest.raises(RuntimeError, match=message):
-        F.conv2d(x, w, padding=(1, 0), groups=groups)
+        right_conv2d(x, w, padding=(1, 0), groups=groups)

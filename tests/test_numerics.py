@@ -20,13 +20,17 @@ from helpers import (
     by_slot,
     each_fast_kernel,
     each_kernel,
+    moved,
     operands_of,
     oracle,
     run,
+    tensors_of,
 )
 from torch import Tensor
 
 import handconv
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def relative_error(found: Tensor, right: Tensor) -> float:
@@ -37,8 +41,8 @@ def relative_error(found: Tensor, right: Tensor) -> float:
 
 
 def torch_result(case: Case, slot: str, operands: Operands) -> Tensor:
-    """F.conv2d, or its gradient, on the operands as they are."""
-    first, second, _ = operands
+    """F.conv2d, or its gradient, on the operands as they are; on the CPU for every device."""
+    first, second, _ = moved(operands, "cpu")
     if slot == "forward":
         return F.conv2d(first, second, None, *case.arguments)
     if slot == "input_grad":
@@ -66,7 +70,7 @@ def test_float32_error_is_at_most_twice_that_of_torch(slot: str, case: Case, lay
     operands = operands_of(case, slot, torch.float32, layout, integers=False)
     right = oracle(case, slot, operands)
     rival = operands_of(case, slot, torch.float32, "channels_last", integers=False)
-    allowed = 2 * relative_error(torch_result(case, slot, rival), right)
+    allowed = 2 * relative_error(torch_result(case, slot, rival), right.cpu())
     for algorithm in ALGORITHMS:
         assert relative_error(run(case, slot, operands, algorithm), right) <= allowed, algorithm
     for kernel, found in each_fast_kernel(case, slot, operands):
@@ -174,7 +178,7 @@ def test_same_bits_on_every_run_and_any_number_of_threads(
 def test_gradients_have_the_same_bits_for_any_number_of_threads() -> None:
     """That of the bias too, which is a sum over everything."""
     case = LARGE_CASES[0]
-    x, w, bias, y = case.tensors(torch.float32)
+    x, w, bias, y = tensors_of(case, torch.float32)
     inputs = [t.requires_grad_() for t in (x, w, bias)]
 
     def gradients(threads: int) -> tuple[Tensor, ...]:
@@ -213,13 +217,15 @@ def test_a_sample_has_the_same_bits_alone_and_in_a_batch(
 
 @by_layout
 @by_algorithm
-def test_the_choice_does_not_depend_on_the_batch(algorithm: str, layout: str) -> None:
+def test_the_choice_does_not_depend_on_the_batch(algorithm: str, layout: str, device: str) -> None:
     def chosen(case: Case, batch: int) -> tuple[str, str]:
         x, w = (
             torch.empty(shape, device="meta", memory_format=MEMORY_FORMATS[layout])
             for shape in ((batch, *case.input_shape[1:]), case.weight_shape)
         )
-        explanation = handconv.explain(x, w, None, *case.arguments, algorithm=algorithm)
+        explanation = handconv.explain(
+            x, w, None, *case.arguments, algorithm=algorithm, device=device
+        )
         return explanation.forward.kernel, explanation.input_grad.kernel
 
     for case in (*SMALL_CASES, *LARGE_CASES):

@@ -15,22 +15,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, MEMORY_FORMATS
-from helpers import by_algorithm, by_layout, layout_of, operation, raised
+from helpers import by_algorithm, by_layout, layout_of, on_cpu, operation, placed, raised
 from torch import Tensor
 from torch.testing._internal import common_methods_invocations as torch_samples
 
 import handconv
 
+pytestmark = pytest.mark.usefixtures("device")
+
+# What handconv does on the device of the test, torch does on the CPU.
+right_conv2d = on_cpu(F.conv2d)
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "conv2d": (handconv.conv2d, F.conv2d),
-    "conv_transpose2d": (handconv.conv_transpose2d, F.conv_transpose2d),
+    "conv2d": (handconv.conv2d, right_conv2d),
+    "conv_transpose2d": (handconv.conv_transpose2d, on_cpu(F.conv_transpose2d)),
 }
 by_function = pytest.mark.parametrize("function", FUNCTIONS)
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float64, layout: str = "nchw") -> Tensor:
-    placed = torch.empty(shape, dtype=dtype, memory_format=MEMORY_FORMATS[layout])
-    return placed.copy_(torch.randn(shape, dtype=torch.float64))
+    tensor = torch.empty(shape, dtype=dtype, memory_format=MEMORY_FORMATS[layout])
+    result: Tensor = placed(tensor.copy_(torch.randn(shape, dtype=torch.float64)))
+    return result
 
 
 def integers(*shape: int, dtype: torch.dtype = torch.float64, layout: str = "nchw") -> Tensor:
@@ -52,7 +57,7 @@ def leaf(value: Any, dtype: torch.dtype) -> Any:
     """Rounded to integers, of which float32 holds every sum exactly."""
     if not isinstance(value, Tensor):
         return value
-    return value.detach().round().to(dtype).requires_grad_()
+    return placed(value.detach().round().to(dtype)).requires_grad_()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -80,7 +85,7 @@ def test_error_samples(sample: int) -> None:
     error = ERROR_SAMPLES[sample]
     given = error.sample_input
     with pytest.raises(error.error_type, match=error.error_regex):
-        handconv.conv2d(given.input, *given.args, **given.kwargs)
+        handconv.conv2d(*placed((given.input, *given.args)), **given.kwargs)
 
 
 # The refusals, one by one.
@@ -344,7 +349,7 @@ REFUSALS += [("conv_transpose2d", *item) for item in CONV_TRANSPOSE2D_REFUSES.it
 )
 def test_refusals(function: str, name: str, refused: Refused) -> None:
     for call in FUNCTIONS[function]:
-        error = raised(call, *refused.arguments, **refused.keywords)
+        error = raised(call, *placed(refused.arguments), **refused.keywords)
         assert type(error) is refused.type
         assert refused.words in str(error)
 
@@ -382,20 +387,20 @@ SIZE_OPS_REFUSE: dict[str, tuple[str, str, tuple[Any, ...]]] = {
 def test_refusals_of_the_ops_that_take_a_size(algorithm: str, name: str) -> None:
     """What the Python functions never pass on, but another caller of the ops may."""
     slot, words, arguments = SIZE_OPS_REFUSE[name]
-    error = raised(operation(slot, algorithm), *arguments, [1, 1], [0, 0], [1, 1], 1)
+    error = raised(operation(slot, algorithm), *placed(arguments), [1, 1], [0, 0], [1, 1], 1)
     assert type(error) is RuntimeError
     assert words in str(error)
 
 
 def test_weight_grad_refuses_channels_that_groups_do_not_divide() -> None:
-    for y, x in [(Y[:, :3], X), (Y, X[:, :3])]:
+    for y, x in placed([(Y[:, :3], X), (Y, X[:, :3])]):
         error = raised(operation("weight_grad"), y, x, (3, 3), [1, 1], [0, 0], [1, 1], 2)
         assert "Given groups=2, expected the channels of x and of y to be divisible" in str(error)
 
 
 def test_unsupported_dtypes_name_what_is_supported() -> None:
     with pytest.raises(NotImplementedError) as error:
-        handconv.conv2d(X.long(), W.long())
+        handconv.conv2d(*placed((X.long(), W.long())))
     for word in ("handconv::conv2d", "Long", "float32", "float64", "bfloat16", "float16"):
         assert word in str(error.value)
 
@@ -414,8 +419,8 @@ def test_unsupported_dtypes_name_what_is_supported() -> None:
 @by_function
 def test_integers_of_other_types(function: str, changed: dict[str, Any]) -> None:
     ours, theirs = FUNCTIONS[function]
-    w = randn(4, 2 if "groups" in changed else 4, 3, 3)
-    torch.testing.assert_close(ours(X, w, **changed), theirs(X, w, **changed))
+    x, w = placed(X), randn(4, 2 if "groups" in changed else 4, 3, 3)
+    torch.testing.assert_close(ours(x, w, **changed), theirs(x, w, **changed))
 
 
 # Padding in words, and without a batch.
@@ -430,13 +435,14 @@ def test_padding_same(layout: str, kernel: tuple[int, int], dilation: int) -> No
     arguments = (None, 1, "same", dilation, 2)
     found = handconv.conv2d(x, w, *arguments)
     assert found.shape[2:] == x.shape[2:]
-    assert torch.equal(found, F.conv2d(x.contiguous(), w.contiguous(), *arguments))
+    assert torch.equal(found, right_conv2d(x.contiguous(), w.contiguous(), *arguments))
     assert layout_of(found) == layout
 
 
 def test_padding_valid() -> None:
     arguments = (None, (2, 1), "valid", 2)
-    assert torch.equal(handconv.conv2d(X, W, *arguments), handconv.conv2d(X, W, None, (2, 1), 0, 2))
+    x, w = placed((X, W))
+    assert torch.equal(handconv.conv2d(x, w, *arguments), handconv.conv2d(x, w, None, (2, 1), 0, 2))
 
 
 @by_function
@@ -505,19 +511,19 @@ def test_output_format_of_no_samples(function: str) -> None:
 
 @pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16], ids=str)
 @by_function
-def test_autocast(function: str, lower: torch.dtype) -> None:
-    ours, theirs = FUNCTIONS[function]
+def test_autocast(function: str, lower: torch.dtype, device: str) -> None:
+    ours, theirs = getattr(handconv, function), getattr(F, function)
     x, w, bias = (
         integers(*shape, dtype=torch.float32) for shape in ((2, 4, 6, 6), (4, 4, 3, 3), (4,))
     )
     w.requires_grad_()
-    with torch.autocast("cpu", dtype=lower):
+    with torch.autocast(device, dtype=lower):
         found = ours(x, w, bias)
         assert found.dtype == theirs(x, w, bias).dtype == lower
         assert ours(x.to(lower), w, bias).dtype == lower  # operands of two types
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(device, enabled=False):
             assert ours(x, w, bias).dtype == torch.float32
-    expected = theirs(x.double(), w.double(), bias.double())
+    expected = FUNCTIONS[function][1](x.double(), w.double(), bias.double())
     assert torch.equal(found, expected.to(lower))
     found.sum().backward()
     assert w.grad.dtype == torch.float32
@@ -526,10 +532,11 @@ def test_autocast(function: str, lower: torch.dtype) -> None:
 
 
 @by_function
-def test_autocast_leaves_float64_alone(function: str) -> None:
-    ours, theirs = FUNCTIONS[function]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert ours(X, W).dtype == theirs(X, W).dtype == torch.float64
+def test_autocast_leaves_float64_alone(function: str, device: str) -> None:
+    ours, theirs = getattr(handconv, function), getattr(F, function)
+    x, w = placed((X, W))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert ours(x, w).dtype == theirs(x, w).dtype == torch.float64
 
 
 # Where handconv differs from torch on purpose.
@@ -538,25 +545,27 @@ def test_autocast_leaves_float64_alone(function: str) -> None:
 def test_documented_differences() -> None:
     # An empty sum is zero, and leaves the bias: torch returns an output without channels.
     x, w, bias = randn(2, 0, 6, 6), randn(4, 0, 3, 3), randn(4)
-    assert F.conv2d(x, w, bias).shape == (2, 0, 4, 4)
+    assert right_conv2d(x, w, bias).shape == (2, 0, 4, 4)
     found = handconv.conv2d(x, w, bias)
     assert torch.equal(found, bias.reshape(1, 4, 1, 1).expand(2, 4, 4, 4))
-    assert torch.equal(handconv.conv2d(x, w), torch.zeros(2, 4, 4, 4, dtype=torch.float64))
+    assert torch.equal(handconv.conv2d(x, w), torch.zeros_like(found))
 
+    x, w = placed((X, W))
     # No integers, and no complex numbers.
     for dtype in (torch.int32, torch.int64, torch.complex64, torch.complex128):
-        assert F.conv2d(X.to(dtype), W.to(dtype)).dtype == dtype
-        assert type(raised(handconv.conv2d, X.to(dtype), W.to(dtype))) is NotImplementedError
+        assert right_conv2d(x.to(dtype), w.to(dtype)).dtype == dtype
+        assert type(raised(handconv.conv2d, x.to(dtype), w.to(dtype))) is NotImplementedError
 
     # Types are checked without samples too.
-    assert F.conv2d(X[:0], W.float()).shape == (0, 4, 4, 4)
+    assert right_conv2d(x[:0], w.float()).shape == (0, 4, 4, 4)
     with pytest.raises(RuntimeError, match="should be the same"):
-        handconv.conv2d(X[:0], W.float())
+        handconv.conv2d(x[:0], w.float())
 
 
 def test_a_sum_over_no_samples_is_zero() -> None:
-    w = W.clone().requires_grad_()
-    handconv.conv2d(X[:0], w).sum().backward()
+    x, w = placed((X, W.clone()))
+    w.requires_grad_()
+    handconv.conv2d(x[:0], w).sum().backward()
     assert torch.equal(w.grad, torch.zeros_like(w))
 
 
@@ -569,7 +578,7 @@ def test_forward_that_crashes_torch(algorithm: str) -> None:
     w, bias = integers(4, 8, 1, 1, dtype=torch.float32), integers(4, dtype=torch.float32)
     arguments = ((3, 4), (6, 2), (1, 4))
     found = handconv.conv2d(x, w, bias, *arguments, algorithm=algorithm)
-    right = F.conv2d(x.double().contiguous(), w.double(), bias.double(), *arguments)
+    right = right_conv2d(x.double().contiguous(), w.double(), bias.double(), *arguments)
     assert torch.equal(found, right.float())
 
 
@@ -586,7 +595,7 @@ def test_backward_that_crashes_torch(algorithm: str) -> None:
     x = integers(2, 33, 13, 26, dtype=torch.float32)
     w = integers(16, 33, 64, 4, dtype=torch.float32)
     found = gradients(handconv.conv2d, x, w, padding="same", algorithm=algorithm)
-    right = gradients(F.conv2d, x.double(), w.double(), padding="same")
+    right = gradients(right_conv2d, x.double(), w.double(), padding="same")
     for gradient, expected in zip(found, right, strict=True):
         assert torch.equal(gradient, expected.float())
 
@@ -596,7 +605,7 @@ def test_gradients_that_torch_gets_wrong(algorithm: str) -> None:
     """bfloat16, depthwise, dilated, channels_last."""
     x, w = integers(2, 16, 10, 10, layout="channels_last"), integers(16, 1, 3, 3)
     arguments = (None, 1, 3, 3, 16)
-    right = gradients(F.conv2d, x.contiguous(), w, *arguments)
+    right = gradients(right_conv2d, x.contiguous(), w, *arguments)
     for dtype in DTYPES:
         operands = (x.to(dtype), w.to(dtype))
         found = gradients(handconv.conv2d, *operands, *arguments, algorithm=algorithm)
@@ -611,7 +620,7 @@ def test_values_that_torch_gets_wrong(algorithm: str) -> None:
     w = integers(4, 5, 6, 1, dtype=torch.float32)
     assert w.stride(-1) == 1
     found = handconv.conv2d(x, w, groups=2, algorithm=algorithm)
-    right = F.conv2d(x.double().contiguous(), w.double(), groups=2)
+    right = right_conv2d(x.double().contiguous(), w.double(), groups=2)
     assert torch.equal(found, right.float())
 
 
@@ -621,5 +630,5 @@ def test_transposed_nonsense_that_torch_accepts(dtype: torch.dtype) -> None:
     x, w = randn(1, 4, 1, 1, dtype=dtype), randn(4, 2, 1, 1, dtype=dtype)
     for keywords in ({"padding": 1}, {"dilation": 0}, {"padding": 1, "stride": 2}):
         assert type(raised(handconv.conv_transpose2d, x, w, **keywords)) is RuntimeError
-        right = raised(F.conv_transpose2d, x.double(), w.double(), **keywords)
+        right = raised(on_cpu(F.conv_transpose2d), x.double(), w.double(), **keywords)
         assert type(right) is RuntimeError
