@@ -38,8 +38,7 @@ at::Tensor channel_sum(Algorithm algorithm, const at::Tensor& g) {
   Call call{algorithm, Slot::kWeight, {}, std::nullopt, one, Window{one, zero, one, 1}};
   call.operands[Slot::kOutput] = g;
   call.operands[Slot::kInput] =
-      at::ones({1, 1, 1, 1}, g.options())
-          .expand_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
+      at::ones_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)}, g.options());
   return dispatch(call).reshape({-1});
 }
 
