@@ -49,6 +49,7 @@ def sources(with_cuda: bool) -> list[str]:
 
 def extension_arguments(torch_version: str) -> dict[str, Any]:
     """The arguments of setup() that need torch to be importable."""
+    environment.find_cuda_home()
     # torch warns on import where there is no NumPy, which neither the build nor handconv needs.
     warnings.filterwarnings("ignore", "Failed to initialize NumPy")
     import torch

@@ -120,6 +120,22 @@ def check_compiler() -> str:
     return command
 
 
+def find_cuda_home() -> None:
+    """Name in CUDA_HOME the toolkit's folder, as the nvcc on PATH says it, unless it is named.
+
+    torch reads the variable. By itself it takes the folder in which it finds nvcc for the
+    toolkit's, which may hold no more than a link to nvcc or a script that calls it.
+    """
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or os.environ.get("CUDA_HOME"):
+        return
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    plan = subprocess.run(command, capture_output=True, text=True)
+    top = re.search(r"\bTOP=(.+)", plan.stderr)
+    if top is not None:
+        os.environ["CUDA_HOME"] = os.path.normpath(top[1].strip())
+
+
 def toolkit_version(cuda_home: str) -> str:
     """The release of the CUDA toolkit in a folder, such as "13.0"."""
     nvcc = Path(cuda_home, "bin", "nvcc")

@@ -303,6 +303,20 @@ def toolkit(tmp_path: Path) -> str:
     return str(executable(tmp_path / "cuda" / "bin" / "nvcc", nvcc).parents[1])
 
 
+def test_nvcc_says_where_its_toolkit_is(
+    environment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the nvcc on PATH is a script that calls that of the toolkit."""
+    script = executable(tmp_path / "bin" / "nvcc", "echo '#$ TOP=/opt/cuda-13/bin/..' >&2")
+    monkeypatch.setenv("PATH", str(script.parent) + os.pathsep + os.environ["PATH"])
+    monkeypatch.setenv("CUDA_HOME", "/as/given")
+    environment.find_cuda_home()
+    assert os.environ["CUDA_HOME"] == "/as/given"
+    monkeypatch.delenv("CUDA_HOME")
+    environment.find_cuda_home()
+    assert os.environ["CUDA_HOME"] == "/opt/cuda-13"
+
+
 @pytest.mark.parametrize(
     ("wanted", "torch_cuda", "has_toolkit", "built"),
     [
