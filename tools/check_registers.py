@@ -27,8 +27,15 @@ FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-cubin"
 
 # Registers of a thread. 128 leave room for two blocks of 256 threads on a multiprocessor.
 BUDGET = 128
-# Kernels that pay for more work in registers with fewer threads, by the family's file.
-BUDGETS: dict[str, int] = {}
+# Files with kernels of 128 threads, which hold more sums in registers: three blocks of 168 fit, or
+# two of 255. Most of them are those of float64.
+BUDGETS = {
+    "depthwise_channels.cu": 255,
+    "depthwise_channels_weight.cu": 200,
+    "depthwise_planes.cu": 168,
+    "depthwise_planes_weight.cu": 168,
+    "grouped.cu": 168,
+}
 
 ENTRY = re.compile(r"Compiling entry function '(?P<name>\w+)' for '(?P<architecture>\w+)'")
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -116,9 +123,10 @@ def main() -> int:
             for fault in kernel.faults:
                 print(f"    {fault}")
     for file in files:
-        most = max(k.registers for k in kernels if k.file == file.name)
-        count = sum(k.file == file.name for k in kernels)
-        print(f"{file.name}: {count} kernels, at most {most} registers")
+        registers = [kernel.registers for kernel in kernels if kernel.file == file.name]
+        print(
+            f"{file.name}: {len(registers)} kernels, at most {max(registers, default=0)} registers"
+        )
     return 1 if faulty else 0
 
 
