@@ -10,7 +10,6 @@
 // is a sum over all positions.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/ones.h>
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
@@ -38,7 +37,7 @@ at::Tensor channel_sum(Algorithm algorithm, const at::Tensor& g) {
   Call call{algorithm, Slot::kWeight, {}, std::nullopt, one, Window{one, zero, one, 1}};
   call.operands[Slot::kOutput] = g;
   call.operands[Slot::kInput] =
-      at::ones_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)}, g.options());
+      g.new_ones_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
   return dispatch(call).reshape({-1});
 }
 
