@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -27,3 +29,23 @@ def test_photograph(tmp_path):
     assert height > 500 and width > 500
     assert picture[..., :3].std() > 0.1, "the picture is blank"
     assert list(tmp_path.iterdir()) == [output], "nothing else is written"
+
+
+DIGITS = PHOTOGRAPH.with_name("train_digits.py")
+
+
+def test_digits_are_learnt_across_a_kill(tmp_path):
+    pytest.importorskip("sklearn")
+    command = [sys.executable, DIGITS, "--epochs", "8", "--folder", tmp_path]
+    checkpoint = tmp_path / "checkpoint.pt"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
+        while not checkpoint.exists() and killed.poll() is None:
+            time.sleep(0.05)
+        killed.kill()
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "goes on after epoch " in run.stdout
+    history = torch.load(checkpoint)["history"]
+    assert len(history["test_accuracy"]) == 8
+    assert history["test_accuracy"][-1] > 0.97
+    assert plt.imread(tmp_path / "learning_curve.png").std() > 0.05, "the picture is blank"

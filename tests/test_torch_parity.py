@@ -340,6 +340,12 @@ CONV_TRANSPOSE2D_REFUSES = {
     "a number for the bias": Refused("argument 'bias'", (XT, WT, 1.0), {}, TypeError),
     "padding in words": Refused("argument 'padding'", (XT, WT), {"padding": "same"}, TypeError),
 }
+# torch 2.11 blames the padding.
+WORDED_OTHERWISE = (
+    {"'same' with a negative dilation", "'same' with an empty kernel"}
+    if torch.__version__ < "2.13"
+    else set()
+)
 REFUSALS = [("conv2d", *item) for item in CONV2D_REFUSES.items()]
 REFUSALS += [("conv_transpose2d", *item) for item in CONV_TRANSPOSE2D_REFUSES.items()]
 
@@ -351,7 +357,8 @@ def test_refusals(function: str, name: str, refused: Refused) -> None:
     for call in FUNCTIONS[function]:
         error = raised(call, *placed(refused.arguments), **refused.keywords)
         assert type(error) is refused.type
-        assert refused.words in str(error)
+        if call is FUNCTIONS[function][0] or name not in WORDED_OTHERWISE:
+            assert refused.words in str(error)
 
 
 def test_refusals_while_tracing_and_of_explain() -> None:

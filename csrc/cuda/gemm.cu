@@ -31,13 +31,13 @@ Refusal mostly_empty_tiles(const Problem& problem) {
 
 template <template <class> class KernelClass>
 constexpr Kernel simt_row(Slot slot) {
-  return make_row<KernelClass>("cuda.gemm.simt", slot, Algorithm::kDirect,
+  return make_row<KernelClass>("cuda.direct.gemm.simt", slot, Algorithm::kDirect,
                                "implicit matrix product, register tiles", too_many_tiles,
                                never_refuse);
 }
 template <template <class> class KernelClass>
 constexpr Kernel tensor_row(Slot slot) {
-  return make_row<KernelClass>("cuda.gemm.tensor_cores", slot, Algorithm::kDirect,
+  return make_row<KernelClass>("cuda.direct.gemm.tensor_cores", slot, Algorithm::kDirect,
                                "implicit matrix product on tensor cores", no_tensor_cores,
                                mostly_empty_tiles);
 }

@@ -71,7 +71,7 @@ void launch_pack(Packing<T> packing, std::int64_t a_count, void* stream) {
   packing.channel_tiles = static_cast<int>(ceil_div(packing.padded_channels, kPackTile));
   const std::int64_t blocks =
       a_count * packing.b_count * packing.position_tiles * packing.channel_tiles;
-  launch("cuda.gemm: pack_channels", pack_channels<T>, blocks, kPackThreads,
+  launch("cuda.direct.gemm: pack_channels", pack_channels<T>, blocks, kPackThreads,
          kPackTile * (kPackTile + 1) * sizeof(T), stream, packing);
 }
 

@@ -46,8 +46,8 @@ add_parts(PartSum<T> p) {
 template <class T>
 void launch_add_parts(PartSum<T> sum, void* stream) {
   sum.elements = sum.sizes[0] * sum.sizes[1] * sum.sizes[2] * sum.sizes[3];
-  launch("cuda.gemm: add_parts", add_parts<T>, (sum.elements + kPartThreads - 1) / kPartThreads,
-         kPartThreads, 0, stream, sum);
+  launch("cuda.direct.gemm: add_parts", add_parts<T>,
+         (sum.elements + kPartThreads - 1) / kPartThreads, kPartThreads, 0, stream, sum);
 }
 
 // The parts of an image (x or y): dense in the memory order of the image itself.

@@ -34,7 +34,7 @@ void with_simt_shape(std::int64_t m, std::int64_t n, std::int64_t products, cons
 
 template <class T, class Shape, class View>
 void launch_simt(const SimtParams<View, T>& params, void* stream) {
-  launch("cuda.gemm.simt", multiply_simt<T, Shape, View>, params.view.grid.blocks(),
+  launch("cuda.direct.gemm.simt", multiply_simt<T, Shape, View>, params.view.grid.blocks(),
          Shape::kThreads, sizeof(SimtMemory<T, Shape>), stream, params);
 }
 

@@ -14,7 +14,7 @@ namespace handconv {
 namespace cuda {
 namespace {
 
-constexpr const char* kName = "cuda.gemm.tensor_cores";
+constexpr const char* kName = "cuda.direct.gemm.tensor_cores";
 
 inline std::int64_t whole_lines(std::int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
