@@ -35,9 +35,14 @@ Refusal too_large_to_convert(const Problem& problem) {
 
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
-  const bool few = g.in_channels_per_group() < 16 && g.out_channels_per_group() < 16;
-  const bool one = g.in_channels_per_group() == 1;
-  return few || one ? nullptr : "groups have enough channels to be the lanes of direct.channels";
+  const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
+  const bool few = in < 16 && out < 16;
+  // As many as planes fills in one tile; as lanes they would leave a vector nearly empty.
+  const bool fills_few =
+      (problem.slot == Slot::kOutput && out <= 4) || (problem.slot == Slot::kInput && in <= 4);
+  return few || fills_few || in == 1
+             ? nullptr
+             : "groups have enough channels to be the lanes of direct.channels";
 }
 
 }  // namespace handconv
