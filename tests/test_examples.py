@@ -34,6 +34,7 @@ def test_photograph(tmp_path):
 DIGITS = PHOTOGRAPH.with_name("train_digits.py")
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_across_a_kill(tmp_path):
     pytest.importorskip("sklearn")
     command = [sys.executable, DIGITS, "--epochs", "8", "--folder", tmp_path]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 import handconv
 
@@ -259,6 +261,26 @@ def test_a_converted_model_compiles_whole(dynamic: bool) -> None:
     net.up._forward_hooks.clear()
     compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     assert_equal_models(compiled, net, float64_image())
+
+
+@pytest.mark.slow
+def test_a_converted_model_runs_from_an_aot_inductor_package(tmp_path: Path) -> None:
+    net = handconv.convert(Net().eval())
+    net.up._forward_hooks.clear()
+    x = torch.randn(2, 4, 9, 8)
+    package = torch._inductor.aoti_compile_and_package(
+        torch.export.export(net, (x,)), package_path=str(tmp_path / "net.pt2")
+    )
+    torch.testing.assert_close(torch._inductor.aoti_load_package(package)(x), net(x))
+
+
+def test_activation_checkpointing() -> None:
+    net = handconv.convert(Net().double())
+    x = float64_image().requires_grad_()
+    checkpoint(net, x, use_reentrant=False).square().sum().backward()
+    found = x.grad
+    right = with_gradients(net.requires_grad_(False), x)[1]
+    torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
 
 
 # Interception.

@@ -65,6 +65,7 @@ def test_converted_networks_in_float32_and_channels_last(name: str) -> None:
     assert max(errors) <= max(4 * relative_error(theirs(x), right), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ConvNeXt", "MobileNetV2"])
 def test_converted_networks_compile(name: str) -> None:
     torch._dynamo.reset()
