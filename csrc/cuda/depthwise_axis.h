@@ -89,12 +89,12 @@ inline int power_of_two(int count, int least, int most) {
 }
 
 // An index into (.., b_size, c_size) in parts, which goes on by a fixed step without division.
-struct Counter {
+struct GridWalk {
   int a, b, c;
   int step_a, step_b, step_c;
   int b_size, c_size;
 
-  HANDCONV_HOST_DEVICE Counter(std::int64_t start, int step, int rows, int columns)
+  HANDCONV_HOST_DEVICE GridWalk(std::int64_t start, int step, int rows, int columns)
       : b_size(rows), c_size(columns) {
     a = static_cast<int>(start / columns / rows);
     b = static_cast<int>(start / columns % rows);

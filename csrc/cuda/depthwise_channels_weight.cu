@@ -129,7 +129,7 @@ sum_channels(ChannelsWeightParams p) {
     const T* x = static_cast<const T*>(s.x) + s.x_channel(pair) * s.xs.channel;
     const T* y = static_cast<const T*>(s.y) + s.y_channel(pair) * s.ys.channel;
     const std::int64_t first = runs.begin + thread_index() / p.lanes;
-    Counter at(first, slots, p.row_runs, s.columns.output);
+    GridWalk at(first, slots, p.row_runs, s.columns.output);
 #pragma unroll 1
     for (std::int64_t i = first; i < runs.end; i += slots, at.advance()) {
       const RunOfPixels<T> run{x + at.a * s.xs.sample, y + at.a * s.ys.sample,

@@ -80,7 +80,7 @@ HANDCONV_DEVICE void stage_weights(const PackParams& p, const PackThread& at, in
   const T* w = static_cast<const T*>(g.w) + source * g.w_source;
   const std::int64_t channels = g.groups * g.filled_channels;
   const int total = p.lanes * kPack * chunk.rows * chunk.columns;
-  Counter i(thread_index(), kPackThreads, chunk.rows, chunk.columns);
+  GridWalk i(thread_index(), kPackThreads, chunk.rows, chunk.columns);
   for (int left = total - thread_index(); left > 0; left -= kPackThreads, i.advance()) {
     const std::int64_t channel = at.first_channel + i.a;
     if (channel >= channels) continue;

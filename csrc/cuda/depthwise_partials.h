@@ -8,6 +8,7 @@
 
 #include "cuda/depthwise_axis.h"
 #include "cuda/elements.h"
+#include "cuda/int_axis.h"
 
 namespace handconv {
 namespace cuda {
@@ -110,12 +111,6 @@ void launch_add_partials(const char* name, const WeightSums& sums, void* stream)
   launch(name, add_partials<T>,
          ceil_divide<std::int64_t>(sums.pairs * sums.taps(), kPartialThreads), kPartialThreads, 0,
          stream, sums);
-}
-
-inline AxisOf<int> int_axis(const Axis& axis) {
-  const auto number = [](std::int64_t value) { return static_cast<int>(value); };
-  return {number(axis.input),   number(axis.kernel),   number(axis.stride),
-          number(axis.padding), number(axis.dilation), number(axis.output)};
 }
 
 // Without buffers, chunks and tiles of taps.

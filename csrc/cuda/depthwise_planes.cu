@@ -126,7 +126,7 @@ HANDCONV_DEVICE void stage_weights(const PlanesParams& p, const PlanesBlock& blo
   const Gather& g = p.gather;
   const T* w = static_cast<const T*>(g.w);
   const int total = p.tile.planes * block.rows.taps * block.columns.taps;
-  Counter at(thread_index(), kThreads, block.rows.taps, block.columns.taps);
+  GridWalk at(thread_index(), kThreads, block.rows.taps, block.columns.taps);
   for (int i = thread_index(); i < total; i += kThreads, at.advance()) {
     if (memory.offsets.source[at.a] < 0) continue;
     memory.weights[at.a * p.weight_size + at.c * p.weight_pitch + at.b] =

@@ -133,7 +133,7 @@ HANDCONV_DEVICE void stage_window(Compute<T>* staged, const PlaneTile& tile, con
                                   const StagedWindow& window) {
   constexpr int kBatch = 6;  // loads under way per thread
   const int total = tile.planes * window.rows * window.columns;
-  Counter at(thread_index(), kTileThreads, window.rows, window.columns);
+  GridWalk at(thread_index(), kTileThreads, window.rows, window.columns);
   for (int first = thread_index(); first < total; first += kBatch * kTileThreads) {
     Compute<T> values[kBatch];
     int places[kBatch];

@@ -52,8 +52,9 @@ struct GatherAxis {
     }
     const int period = stride / divisor;  // after so many kernel indices the remainder comes again
     int k = 0;
-    while (k < period && (index + padding - k * dilation) % stride != 0) ++k;
-    const int taps = k < period && k < kernel_size ? (kernel_size - k - 1) / period + 1 : 0;
+    const int end = period < kernel_size ? period : kernel_size;
+    while (k < end && (index + padding - k * dilation) % stride != 0) ++k;
+    const int taps = k < end ? (kernel_size - k - 1) / period + 1 : 0;
     return {index,
             stride,
             (filled_size - index + stride - 1) / stride,

@@ -163,11 +163,15 @@ void launch(const char* name, void (*kernel)(Params), std::int64_t blocks, int t
             std::size_t shared_bytes, void* stream, const Params& params) {
   const auto check = [name](cudaError_t error) {
     if (error == cudaSuccess) return;
+    static_cast<void>(cudaGetLastError());  // forgets it, so that nobody else's launch reports it
     throw std::runtime_error(std::string("handconv: ") + name + ": " + cudaGetErrorString(error));
   };
+  if (blocks > 0x7fffffff) check(cudaErrorInvalidConfiguration);
   if (shared_bytes > 48 * 1024) {
+    // Not what this launch takes: another thread could launch the kernel with less in between.
+    constexpr std::size_t kMost = 97 * 1024;  // of any kernel here; every GPU since sm_80 has it
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)));
+                               static_cast<int>(shared_bytes > kMost ? shared_bytes : kMost)));
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes,
            static_cast<cudaStream_t>(stream)>>>(params);

@@ -36,8 +36,7 @@ at::Tensor channel_sum(Algorithm algorithm, const at::Tensor& g) {
   const Pair one{1, 1}, zero{0, 0};
   Call call{algorithm, Slot::kWeight, {}, std::nullopt, one, Window{one, zero, one, 1}};
   call.operands[Slot::kOutput] = g;
-  call.operands[Slot::kInput] =
-      g.new_ones_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
+  call.operands[Slot::kInput] = g.new_ones_symint({g.sym_size(0), 1, g.sym_size(2), g.sym_size(3)});
   return dispatch(call).reshape({-1});
 }
 

@@ -51,11 +51,19 @@ void fill_with_bias(at::Tensor& filled, const std::optional<at::Tensor>& bias) {
   if (bias) filled.add_(bias->reshape({1, -1, 1, 1}));
 }
 
+// CUDA kernels load 16 bytes at a time where they can, and some sum in another order where they
+// cannot; so that values alone decide the result, an image that begins elsewhere is copied.
+bool is_aligned(const at::Tensor& image) {
+  return image.is_cpu() || reinterpret_cast<std::uintptr_t>(image.const_data_ptr()) % 16 == 0;
+}
+
 // Images are read in the layout of the problem; a weight is read wherever its strides lead.
 void make_dense(Operands& operands, Slot filled, at::MemoryFormat format) {
   for (const auto slot : {Slot::kOutput, Slot::kInput}) {
-    if (slot != filled)
-      operands[slot] = operands[slot].defined() ? operands[slot].contiguous(format) : at::Tensor();
+    at::Tensor& image = operands[slot];
+    if (slot == filled || !image.defined()) continue;
+    image = image.contiguous(format);
+    if (!is_aligned(image)) image = image.clone(format);
   }
 }
 

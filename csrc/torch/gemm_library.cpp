@@ -13,6 +13,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 namespace handconv {
@@ -37,9 +38,15 @@ at::Tensor view(const MatrixBatch<Pointer>& matrices, std::int64_t first, std::i
                 std::int64_t rows, std::int64_t columns, const at::TensorOptions& options) {
   const auto* base = static_cast<const char*>(matrices.data) +
                      first * matrices.batch_stride * options.dtype().itemsize();
-  return at::from_blob(const_cast<char*>(base), {count, rows, columns},
-                       {matrices.batch_stride, matrices.row_stride, matrices.column_stride},
-                       options);
+  const std::array<std::int64_t, 3> sizes{count, rows, columns};
+  const std::array<std::int64_t, 3> strides{matrices.batch_stride, matrices.row_stride,
+                                            matrices.column_stride};
+  // With its device named, the memory need not be looked up.
+  return at::for_blob(const_cast<char*>(base), sizes)
+      .strides(strides)
+      .options(options)
+      .target_device(options.device())
+      .make_tensor();
 }
 
 }  // namespace
