@@ -20,7 +20,7 @@ lint:
 format:
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' | xargs $(BIN)/clang-format -i
 
 clean:
 	rm -rf build dist *.egg-info handconv/*.so

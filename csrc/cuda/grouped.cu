@@ -3,7 +3,7 @@
 #include <iterator>
 
 #include "cuda/grouped_gather.h"
-#include "cuda/grouped_tensor.h"
+#include "cuda/grouped_tensor_rows.h"
 #include "cuda/grouped_weight.h"
 #include "cuda/int_axis.h"
 #include "cuda/kernels.h"
@@ -15,7 +15,6 @@ namespace grouped {
 namespace {
 
 constexpr const char* kSimtName = "cuda.direct.grouped.simt";
-constexpr const char* kTensorName = "cuda.direct.grouped.tensor_cores";
 
 std::int64_t compute_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? sizeof(double) : sizeof(float);
@@ -46,7 +45,7 @@ struct SimtGather {
     p.packed_stores = can_pack<kFilled>(p.gather);
     const std::int64_t elements =
         p.plan.weights + std::int64_t{p.plan.groups} * p.plan.source_channels * p.plan.plane;
-    launch(kSimtName, gather_tile<T, kPixels, kFilled>, gather_blocks(problem, p.plan), kThreads,
+    launch(kSimtName, gather_tile<T, kPixels, kFilled>, gather_blocks(p.gather, p.plan), kThreads,
            elements * sizeof(C), buffers.stream, p);
   }
 
@@ -55,47 +54,6 @@ struct SimtGather {
     constexpr std::uintptr_t kBytes = std::min<std::size_t>(16, kFilled * sizeof(T));
     return gather.filled_strides.channel == 1 && gather.filled_channels % kFilled == 0 &&
            reinterpret_cast<std::uintptr_t>(gather.filled) % kBytes == 0;
-  }
-};
-
-// Slots kOutput and kInput of 16-bit types.
-template <class T>
-struct TensorGatherKernel {
-  static WorkspaceSize workspace(const Problem&) { return {}; }
-
-  static void run(const Problem& problem, const Buffers& buffers, const Workspace&) {
-    if constexpr (sizeof(T) == 2) {
-      TensorGather p{make_gather(problem, buffers), {}, 1, false};
-      make_tensor_plan(problem, p.plan);
-      const Gather& gather = p.gather;
-      const auto aligned = [](const void* pointer, std::uintptr_t bytes) {
-        return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
-      };
-      p.copy_elements = 1;
-      for (int elements = 8; elements > 1; elements /= 2) {
-        if (gather.source_channels % elements != 0) continue;
-        if (!aligned(gather.source, elements * sizeof(T))) continue;
-        p.copy_elements = elements;
-        break;
-      }
-      p.paired_stores = gather.filled_channels % 2 == 0 && aligned(gather.filled, 4);
-      switch (columns_of_warp(problem)) {
-        case 1:
-          return launch_for<1>(problem, p, buffers);
-        case 2:
-          return launch_for<2>(problem, p, buffers);
-        default:
-          return launch_for<4>(problem, p, buffers);
-      }
-    }
-  }
-
- private:
-  template <int kColumns>
-  static void launch_for(const Problem& problem, const TensorGather& p, const Buffers& buffers) {
-    launch(kTensorName, gather_tile_on_tensor_cores<T, tiles_of_warp(kColumns), kColumns>,
-           gather_blocks(problem, p.plan.gather), kThreads, shared_bytes(p.plan, kColumns),
-           buffers.stream, p);
   }
 };
 
@@ -171,23 +129,44 @@ Refusal cannot(const Problem& problem) {
   }
   GatherPlan plan;
   if (!make_gather_plan(problem, bytes, plan)) return kNoRoom;
-  return gather_blocks(problem, plan) <= kMostBlocks ? nullptr : "needs fewer tiles";
+  return gather_blocks(make_gather(problem, Buffers{}), plan) <= kMostBlocks ? nullptr
+                                                                             : "needs fewer tiles";
+}
+
+// Of the launch that packs a sample of x or of y.
+std::int64_t pack_blocks(const Geometry& g) {
+  const auto blocks = [](std::int64_t channels, std::int64_t pixels) {
+    return ceil_div(channels, kPackTile) * ceil_div(pixels, kPackTile);
+  };
+  return std::max(blocks(g.in_channels, g.input_area()), blocks(g.out_channels, g.output_area()));
+}
+
+Refusal cannot_sum_weight_on_tensor_cores(const Geometry& g) {
+  TensorWeightPlan plan;
+  if (!make_tensor_weight_plan(g, g.batch, 1, plan)) return kNoRoom;
+  const std::int64_t units = std::int64_t{plan.unit_blocks} * plan.job_blocks;
+  const std::int64_t elements = g.out_channels * g.in_channels_per_group() * g.kernel_area();
+  const bool fits =
+      units < kMostBlocks - 2 * kTensorBlocks && elements < kMostBlocks / kPartRuns * kPartThreads;
+  return fits ? nullptr : "needs fewer channels";
 }
 
 Refusal cannot_on_tensor_cores(const Problem& problem) {
   if (const Refusal reason = too_long_for_int(problem)) return reason;
   if (const Refusal reason = few_channels(problem)) return reason;
   const bool is_16_bit = problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16;
-  if (!is_16_bit || problem.layout != Layout::kNhwc) {
-    return "needs float16 or bfloat16 in channels_last";
-  }
+  if (!is_16_bit) return "needs float16 or bfloat16";
   const Geometry& g = problem.geometry;
+  if (pack_blocks(g) > kMostBlocks) return "needs fewer tiles";
+  if (problem.slot == Slot::kWeight) return cannot_sum_weight_on_tensor_cores(g);
   const std::int64_t channels =
       problem.slot == Slot::kInput ? g.out_channels_per_group() : g.in_channels_per_group();
   if (channels % 2 != 0) return "needs an even number of channels in a group";
   TensorPlan plan;
   if (!make_tensor_plan(problem, plan)) return kNoRoom;
-  return gather_blocks(problem, plan.gather) <= kMostBlocks ? nullptr : "needs fewer tiles";
+  return gather_blocks(make_gather(problem, Buffers{}), plan.gather) <= kMostBlocks
+             ? nullptr
+             : "needs fewer tiles";
 }
 
 #include "rows.h"
@@ -197,15 +176,17 @@ constexpr Kernel simt(Slot slot, const char* summary) {
   return make_row<KernelClass>(kSimtName, slot, Algorithm::kDirect, summary, cannot, never_refuse);
 }
 
+template <template <class> class KernelClass>
 constexpr Kernel tensor_cores(Slot slot) {
-  return make_row<TensorGatherKernel>(kTensorName, slot, Algorithm::kDirect,
-                                      "2 to 32 channels a group of 16-bit types, tensor cores",
-                                      cannot_on_tensor_cores, never_refuse);
+  return make_row<KernelClass>(kTensorName, slot, Algorithm::kDirect,
+                               "2 to 32 channels a group of 16-bit types, tensor cores",
+                               cannot_on_tensor_cores, never_refuse);
 }
 
 constexpr Kernel kRows[] = {
-    tensor_cores(Slot::kOutput),
-    tensor_cores(Slot::kInput),
+    tensor_cores<TensorGatherKernel>(Slot::kOutput),
+    tensor_cores<TensorGatherKernel>(Slot::kInput),
+    tensor_cores<TensorWeightKernel>(Slot::kWeight),
     simt<SimtGather>(Slot::kOutput, "2 to 32 channels a group, tiles in shared memory"),
     simt<SimtGather>(Slot::kInput, "2 to 32 channels a group, tiles in shared memory"),
     simt<SimtWeight>(Slot::kWeight, "2 to 32 channels a group, sums in registers"),

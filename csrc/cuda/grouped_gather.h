@@ -335,11 +335,9 @@ inline bool make_gather_plan(const Problem& problem, std::int64_t element_bytes,
          plan_stages(problem, filled, element_bytes, kLargestBytes, plan);
 }
 
-inline std::int64_t gather_blocks(const Problem& problem, const GatherPlan& plan) {
-  const std::int64_t rows = make_gather_axis(problem.geometry.height, problem.slot).classes();
-  const std::int64_t columns = make_gather_axis(problem.geometry.width, problem.slot).classes();
-  return problem.geometry.batch * plan.group_blocks * rows * plan.row_tiles * columns *
-         plan.column_tiles;
+inline std::int64_t gather_blocks(const Gather& gather, const GatherPlan& plan) {
+  return gather.batch * plan.group_blocks * gather.rows.classes() * plan.row_tiles *
+         gather.columns.classes() * plan.column_tiles;
 }
 
 }  // namespace grouped

@@ -1,5 +1,6 @@
-// Grouped convolution and its input gradient of 16-bit types in channels_last, in one kernel over
-// gather.h, on tensor cores.
+// Grouped convolution and its input gradient of 16-bit types, in one kernel over gather.h, on
+// tensor cores. The source is channels_last, or packed so before; the result may lie in either
+// order.
 //
 // Per group it is the product D (positions x filled) = A (positions x k) B (k x filled), with k =
 // (tap, source channel): a step of 16 takes, for example, two taps of 8 channels or four of 4, and

@@ -299,7 +299,9 @@ inline bool make_weight_plan(const Problem& problem, std::int64_t element_bytes,
   const std::int64_t tiles = g.batch * plan.row_tiles * plan.column_tiles;
   const std::int64_t fit = kPartialBytes / (g.out_channels * terms * element_bytes);
   const std::int64_t wanted = kWantedBlocks / (plan.group_blocks * plan.term_blocks);
-  plan.tiles_of_chunk = up(tiles, std::max(std::int64_t{1}, std::min({wanted, fit, tiles})));
+  // At least one, for an empty batch too, of which no launch comes.
+  plan.tiles_of_chunk = std::max(
+      std::int64_t{1}, up(tiles, std::max(std::int64_t{1}, std::min({wanted, fit, tiles}))));
   plan.chunks = up(tiles, plan.tiles_of_chunk);
   return true;
 }
