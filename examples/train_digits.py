@@ -2,6 +2,7 @@
 
     python examples/train_digits.py                       # about half a minute on two cores
     python examples/train_digits.py --epochs 5 --folder /tmp/digits
+    torchrun --nproc-per-node 2 examples/train_digits.py  # each process takes half of every batch
 
 Writes checkpoint.pt after every epoch, and learning_curve.png at the end. Killed and started again,
 it goes on after the last whole epoch; --restart begins anew. The images (1797 of 8 x 8 pixels) come
@@ -9,6 +10,9 @@ with scikit-learn, nothing is downloaded.
 """
 
 import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +22,12 @@ matplotlib.use("Agg")  # draws into files: no window, no display
 
 import matplotlib.pyplot as plt
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import handconv
 
@@ -81,16 +87,32 @@ def shifted(images: Tensor) -> Tensor:
     return padded[:, :, row : row + 8, column : column + 8]
 
 
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """The number of this process and how many there are: what torchrun says, or 0 and 1."""
+    if "RANK" not in os.environ:
+        yield 0, 1
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
 def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     split: Split,
+    rank: int,
+    processes: int,
 ) -> float:
-    """The mean loss."""
+    """The mean loss of this process's part of each batch."""
     network.train()
     losses = []
-    for batch in torch.randperm(len(split.labels)).split(BATCH):
+    for whole_batch in torch.randperm(len(split.labels)).split(BATCH):
+        batch = whole_batch[rank::processes]  # every process draws the same permutation
         optimizer.zero_grad()
         loss = F.cross_entropy(network(shifted(split.images[batch])), split.labels[batch])
         loss.backward()
@@ -120,7 +142,7 @@ def draw(history: History, path: Path) -> None:
     plt.close(figure)
 
 
-def train(epochs: int, folder: Path, restart: bool) -> History:
+def train(epochs: int, folder: Path, restart: bool, rank: int, processes: int) -> History:
     torch.manual_seed(0)
     train_split, test_split = load_split()
     network = make_network()
@@ -138,12 +160,16 @@ def train(epochs: int, folder: Path, restart: bool) -> History:
             torch.set_rng_state(state["random"])
             history = History(**state["history"])
             print(f"goes on after epoch {len(history.loss)}")
-    with Progress() as progress:
+    trained = DistributedDataParallel(network) if processes > 1 else network
+    with Progress(disable=rank > 0) as progress:
         task = progress.add_task("training", total=epochs, completed=len(history.loss))
         while len(history.loss) < epochs:
-            history.loss.append(train_epoch(network, optimizer, schedule, train_split))
+            loss = train_epoch(trained, optimizer, schedule, train_split, rank, processes)
+            history.loss.append(loss)
             history.train_accuracy.append(accuracy(network, train_split))
             history.test_accuracy.append(accuracy(network, test_split))
+            if rank > 0:
+                continue
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"random": torch.get_rng_state(), "history": vars(history), "epochs": epochs}
             unfinished = checkpoint.with_suffix(".part")  # a kill while writing leaves the old one
@@ -163,7 +189,10 @@ def main() -> None:
     parser.add_argument("--restart", action="store_true", help="ignore the checkpoint")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    history = train(options.epochs, options.folder, options.restart)
+    with process_group() as (rank, processes):
+        history = train(options.epochs, options.folder, options.restart, rank, processes)
+    if rank > 0:
+        return
     draw(history, options.folder / "learning_curve.png")
     print(f"test accuracy {history.test_accuracy[-1]:.2%} after {options.epochs} epochs")
     print(f"wrote {options.folder / 'learning_curve.png'}")

@@ -35,6 +35,21 @@ DIGITS = PHOTOGRAPH.with_name("train_digits.py")
 
 
 @pytest.mark.slow
+def test_digits_are_learnt_under_torchrun(tmp_path):
+    pytest.importorskip("sklearn")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*launcher, "--standalone", DIGITS, "--epochs", "5", "--folder", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("test accuracy ") >= 1
+    assert torch.load(tmp_path / "checkpoint.pt")["history"]["test_accuracy"][-1] > 0.9
+
+
+@pytest.mark.slow
 def test_digits_are_learnt_across_a_kill(tmp_path):
     pytest.importorskip("sklearn")
     command = [sys.executable, DIGITS, "--epochs", "8", "--folder", tmp_path]
