@@ -4,6 +4,9 @@ The networks are those of the transformers library with random weights, wider th
 Inference and training step (forward, backward) of the original, of the converted and, where blocks
 can be fused, of the fused network are called in turn in this process. Also per-sample convolution,
 in the lesson's case.
+
+The originals of narrow networks can crash: in channels_last the backward of F.conv2d, 1x1 with
+stride 2 on few channels, writes outside its memory (torch 2.13, CPU; RegNet with --scale 1).
 """
 
 from __future__ import annotations
