@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "cuda/arithmetic.h"
 #include "cuda/elements.h"
 #include "cuda/kernels.h"
 #include "cuda/rules.h"
@@ -21,11 +22,10 @@ Refusal too_many_blocks(const Problem& problem) {
   std::int64_t classes = 1, positions = 1;
   for (const Axis& axis : {g.height, g.width}) {
     classes *= forward ? 1 : std::min(axis.stride, axis.input);
-    positions *= forward ? axis.output : (axis.input + axis.stride - 1) / axis.stride;
+    positions *= forward ? axis.output : ceil_divide(axis.input, axis.stride);
   }
   const std::int64_t planes = g.batch * (forward ? g.out_channels : g.in_channels);
-  constexpr std::int64_t kGrid = (std::int64_t{1} << 31) - 1;
-  const bool fits = planes * (1 + positions / 64) <= kGrid / classes;
+  const bool fits = planes * (1 + positions / 64) <= kMostBlocks / classes;
   return fits ? nullptr : "needs fewer blocks than a grid has";
 }
 

@@ -9,6 +9,7 @@
 
 #include <numeric>
 
+#include "cuda/arithmetic.h"
 #include "cuda/gather.h"
 
 namespace handconv {
@@ -58,7 +59,7 @@ inline AxisShape axis_shape(const GatherAxis& axis) {
           axis.largest_class(),
           1,
           axis.dilation / divisor,
-          (axis.kernel_size + period - 1) / period,
+          ceil_divide(axis.kernel_size, period),
           axis.stride == 1};
 }
 
@@ -66,21 +67,13 @@ inline AxisShape axis_shape(const GatherAxis& axis) {
 // of a run: runs 0 .. spacing - 1 interleave, and so on.
 HANDCONV_HOST_DEVICE inline int run_count(int count, int length, int spacing) {
   const std::int64_t block = static_cast<std::int64_t>(length) * spacing;
-  const std::int64_t runs = (count + block - 1) / block * spacing;
+  const std::int64_t runs = ceil_divide<std::int64_t>(count, block) * spacing;
   return static_cast<int>(runs < count ? runs : count);
 }
 HANDCONV_HOST_DEVICE inline int run_start(int run, int length, int spacing) {
   return run / spacing * length * spacing + run % spacing;
 }
 
-template <class Int>
-HANDCONV_HOST_DEVICE Int ceil_divide(Int a, Int b) {
-  return (a + b - 1) / b;
-}
-template <class Int>
-HANDCONV_HOST_DEVICE Int round_up(Int a, Int b) {
-  return ceil_divide(a, b) * b;
-}
 // The smallest of least, 2 least, 4 least, .. most that is at least `count`; `most` if none is.
 inline int power_of_two(int count, int least, int most) {
   int power = least;

@@ -189,19 +189,10 @@ void DepthwiseChannelsWeight<T>::run(const Problem& problem, const Buffers& buff
     launch(kName, kernel, sums.chunks * plan.params.lane_groups * sums.tap_tiles(), kThreads, bytes,
            buffers.stream, plan.params);
   };
-  const auto start_side = [&]<int kTaps>() {
+  start_for_tap_side(sums, [&](auto side) {
+    constexpr int kTaps = decltype(side)::value;
     plan.slides ? start(sum_channels<T, kTaps, true>) : start(sum_channels<T, kTaps, false>);
-  };
-  switch (sums.tap_rows) {
-    case 3:
-      start_side.template operator()<3>();
-      break;
-    case 5:
-      start_side.template operator()<5>();
-      break;
-    default:
-      start_side.template operator()<7>();
-  }
+  });
   launch_add_partials<T>(kName, sums, buffers.stream);
 }
 

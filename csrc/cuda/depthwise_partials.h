@@ -6,9 +6,11 @@
 // the shape alone.
 #pragma once
 
+#include <type_traits>
+
+#include "cuda/arithmetic.h"
 #include "cuda/depthwise_axis.h"
 #include "cuda/elements.h"
-#include "cuda/int_axis.h"
 
 namespace handconv {
 namespace cuda {
@@ -154,6 +156,19 @@ inline int tap_side(const WeightSums& sums) {
   const int longest =
       sums.rows.kernel > sums.columns.kernel ? sums.rows.kernel : sums.columns.kernel;
   return longest <= 3 ? 3 : longest <= 5 ? 5 : 7;
+}
+
+// start(std::integral_constant<int, side>{}) for the side that tap_side gave.
+template <class Start>
+void start_for_tap_side(const WeightSums& sums, const Start& start) {
+  switch (sums.tap_rows) {
+    case 3:
+      return start(std::integral_constant<int, 3>{});
+    case 5:
+      return start(std::integral_constant<int, 5>{});
+    default:
+      return start(std::integral_constant<int, 7>{});
+  }
 }
 
 }  // namespace cuda

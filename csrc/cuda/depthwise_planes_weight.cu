@@ -258,19 +258,10 @@ void DepthwisePlanesWeight<T>::run(const Problem& problem, const Buffers& buffer
     launch(kName, kernel, sums.chunks * sums.pairs * sums.tap_tiles(), kThreads,
            shared_bytes<T>(plan.params), buffers.stream, plan.params);
   };
-  const auto start_side = [&]<int kTaps>() {
+  start_for_tap_side(sums, [&](auto side) {
+    constexpr int kTaps = decltype(side)::value;
     plan.slides ? start(sum_planes<T, kTaps, true>) : start(sum_planes<T, kTaps, false>);
-  };
-  switch (sums.tap_rows) {
-    case 3:
-      start_side.template operator()<3>();
-      break;
-    case 5:
-      start_side.template operator()<5>();
-      break;
-    default:
-      start_side.template operator()<7>();
-  }
+  });
   launch_add_partials<T>(kName, sums, buffers.stream);
 }
 

@@ -8,6 +8,7 @@
 // position h gets something from kernel index k only if h + p - k d is a multiple of the stride.
 #pragma once
 
+#include "cuda/arithmetic.h"
 #include "geometry.h"
 
 namespace handconv {
@@ -39,7 +40,7 @@ struct GatherAxis {
   }
   // Positions of the largest class, which is the first.
   HANDCONV_HOST_DEVICE int largest_class() const {
-    return transposed ? (filled_size + stride - 1) / stride : filled_size;
+    return transposed ? ceil_divide(filled_size, stride) : filled_size;
   }
 
   HANDCONV_HOST_DEVICE AxisClass axis_class(int index) const {
@@ -57,7 +58,7 @@ struct GatherAxis {
     const int taps = k < end ? (kernel_size - k - 1) / period + 1 : 0;
     return {index,
             stride,
-            (filled_size - index + stride - 1) / stride,
+            ceil_divide(filled_size - index, stride),
             1,
             taps,
             k,

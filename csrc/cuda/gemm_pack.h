@@ -67,8 +67,9 @@ pack_channels(Packing<T> p) {
 
 template <class T>
 void launch_pack(Packing<T> packing, std::int64_t a_count, void* stream) {
-  packing.position_tiles = ceil_div(packing.positions, kPackTile);
-  packing.channel_tiles = static_cast<int>(ceil_div(packing.padded_channels, kPackTile));
+  packing.position_tiles = ceil_divide<std::int64_t>(packing.positions, kPackTile);
+  packing.channel_tiles =
+      static_cast<int>(ceil_divide<std::int64_t>(packing.padded_channels, kPackTile));
   const std::int64_t blocks =
       a_count * packing.b_count * packing.position_tiles * packing.channel_tiles;
   launch("cuda.direct.gemm: pack_channels", pack_channels<T>, blocks, kPackThreads,
@@ -90,14 +91,11 @@ template <class T>
 bool has_whole_packs(Layout layout, std::int64_t channels_per_group) {
   return layout == Layout::kNhwc && channels_per_group % kPackSize<T> == 0;
 }
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
-}
 
 template <class T>
 PackedImage packed_image(std::int64_t channels_per_group, std::int64_t groups, std::int64_t rows,
                          std::int64_t columns) {
-  const std::int64_t packs = ceil_div(channels_per_group, kPackSize<T>);
+  const std::int64_t packs = ceil_divide<std::int64_t>(channels_per_group, kPackSize<T>);
   ImageStrides strides = image_strides(Layout::kNhwc, groups * packs * kPackSize<T>, rows, columns);
   strides.channel = kPackSize<T>;
   return {static_cast<int>(packs), strides, packs * kPackSize<T>};
@@ -137,7 +135,8 @@ void pack_weight(const Gather& gather, T* packed, void* stream) {
   p.positions = std::int64_t{gather.rows.kernel_size} * gather.columns.kernel_size;
   p.channels = gather.source_channels;
   p.padded_channels =
-      static_cast<int>(ceil_div(gather.source_channels, kPackSize<T>)) * kPackSize<T>;
+      static_cast<int>(ceil_divide<std::int64_t>(gather.source_channels, kPackSize<T>)) *
+      kPackSize<T>;
   p.source_a = gather.w_group;
   p.source_b = gather.w_filled;
   p.source_row = gather.w_row;

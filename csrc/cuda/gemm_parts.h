@@ -1,6 +1,7 @@
 // The second launch of a product whose sums are cut: adds the parts of every element in order.
 #pragma once
 
+#include "cuda/arithmetic.h"
 #include "cuda/elements.h"
 
 namespace handconv {
@@ -47,7 +48,7 @@ template <class T>
 void launch_add_parts(PartSum<T> sum, void* stream) {
   sum.elements = sum.sizes[0] * sum.sizes[1] * sum.sizes[2] * sum.sizes[3];
   launch("cuda.direct.gemm: add_parts", add_parts<T>,
-         (sum.elements + kPartThreads - 1) / kPartThreads, kPartThreads, 0, stream, sum);
+         ceil_divide<std::int64_t>(sum.elements, kPartThreads), kPartThreads, 0, stream, sum);
 }
 
 // The parts of an image (x or y): dense in the memory order of the image itself.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cuda/arithmetic.h"
 #include "cuda/gemm_product.h"
 #include "cuda/rules.h"
 
@@ -14,13 +15,10 @@ namespace cuda {
 
 // Aimed at; one sample may need more.
 constexpr std::int64_t kScratchBytes = std::int64_t{256} << 20;
-constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;
-
-inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // The most taps that an input position has along an axis: see GatherAxis::axis_class.
 inline std::int64_t taps_of_class(const Axis& axis) {
-  return ceil_div(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
+  return ceil_divide<std::int64_t>(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
 }
 
 // One slot's numbers, whichever of output and input is filled.
@@ -48,8 +46,9 @@ struct GatherSizes {
 // A sum is cut where the tiles of one sample are too few to fill a GPU and the sum is long.
 inline int gather_splits(const Problem& problem, std::int64_t terms_per_split, int most) {
   const GatherSizes sizes(problem);
-  const std::int64_t tiles = problem.geometry.groups * ceil_div(sizes.filled_area, 64) *
-                             ceil_div(sizes.filled_channels, 64);
+  const std::int64_t tiles = problem.geometry.groups *
+                             ceil_divide<std::int64_t>(sizes.filled_area, 64) *
+                             ceil_divide<std::int64_t>(sizes.filled_channels, 64);
   const std::int64_t terms = sizes.taps * sizes.source_channels;
   return static_cast<int>(
       std::clamp<std::int64_t>(std::min(64 / tiles, terms / terms_per_split), 1, most));
@@ -60,20 +59,20 @@ inline int gather_splits(const Problem& problem, std::int64_t terms_per_split, i
 inline int weight_splits(const Problem& problem, int tile_m, int tile_n) {
   const Geometry& g = problem.geometry;
   const std::int64_t columns = g.in_channels_per_group() * g.kernel_area();
-  const std::int64_t tiles =
-      g.groups * ceil_div(columns, tile_m) * ceil_div(g.out_channels_per_group(), tile_n);
+  const std::int64_t tiles = g.groups * ceil_divide<std::int64_t>(columns, tile_m) *
+                             ceil_divide<std::int64_t>(g.out_channels_per_group(), tile_n);
   const std::int64_t pixels = g.batch * g.output_area();
   const std::int64_t bytes = std::max<std::int64_t>(1, g.out_channels * columns * 8);
   const std::int64_t most = std::min(pixels / 256, kScratchBytes / bytes);
-  return static_cast<int>(
-      std::clamp<std::int64_t>(ceil_div(512, tiles), 1, std::max<std::int64_t>(1, most)));
+  return static_cast<int>(std::clamp<std::int64_t>(ceil_divide<std::int64_t>(512, tiles), 1,
+                                                   std::max<std::int64_t>(1, most)));
 }
 
 inline TileGrid gather_grid(const Gather& gather, int tile_m, int tile_n, int step_k, int splits) {
   const std::int64_t largest =
       gather.batch * gather.rows.largest_class() * gather.columns.largest_class();
-  return {ceil_div(largest, tile_m),
-          static_cast<int>(ceil_div(gather.filled_channels, tile_n)),
+  return {ceil_divide<std::int64_t>(largest, tile_m),
+          static_cast<int>(ceil_divide<std::int64_t>(gather.filled_channels, tile_n)),
           gather.rows.classes(),
           gather.columns.classes(),
           static_cast<int>(gather.groups),
@@ -90,23 +89,25 @@ inline Refusal too_many_tiles(const Problem& problem) {
   if (g.batch > (std::int64_t{1} << 30)) return "needs a batch that fits in an int";
   std::int64_t tiles = 0;
   if (problem.slot == Slot::kWeight) {
-    tiles = g.groups * ceil_div(g.in_channels_per_group() * g.kernel_area(), 32) *
-                ceil_div(g.out_channels_per_group(), 32) +
+    tiles = g.groups * ceil_divide<std::int64_t>(g.in_channels_per_group() * g.kernel_area(), 32) *
+                ceil_divide<std::int64_t>(g.out_channels_per_group(), 32) +
             2048;
   } else {
     const Gather gather = make_gather(problem, Buffers{});
     tiles = gather_grid(gather, 32, 32, 8, 8).blocks();
   }
   // What a launch packs at once is a sample, or too little to count.
-  const std::int64_t in = ceil_div(g.in_channels_per_group(), 32);
-  const std::int64_t out = ceil_div(g.out_channels_per_group(), 32);
-  const std::int64_t packed = std::max(
-      {g.groups * in * ceil_div(g.input_area(), 32), g.groups * out * ceil_div(g.output_area(), 32),
-       std::max(g.out_channels * in, g.in_channels * out) * ceil_div(g.kernel_area(), 32)});
+  const std::int64_t in = ceil_divide<std::int64_t>(g.in_channels_per_group(), 32);
+  const std::int64_t out = ceil_divide<std::int64_t>(g.out_channels_per_group(), 32);
+  const std::int64_t packed =
+      std::max({g.groups * in * ceil_divide<std::int64_t>(g.input_area(), 32),
+                g.groups * out * ceil_divide<std::int64_t>(g.output_area(), 32),
+                std::max(g.out_channels * in, g.in_channels * out) *
+                    ceil_divide<std::int64_t>(g.kernel_area(), 32)});
   const std::int64_t terms = GatherSizes(problem).taps * GatherSizes(problem).source_channels;
   if (terms >= (std::int64_t{1} << 30)) return "needs sums that fit in an int";
-  return tiles < kMaxBlocks && packed < kMaxBlocks ? nullptr
-                                                   : "needs fewer tiles than a launch has blocks";
+  return tiles < kMostBlocks && packed < kMostBlocks ? nullptr
+                                                     : "needs fewer tiles than a launch has blocks";
 }
 
 // Samples of one pass, where every sample takes so many bytes of scratch.
@@ -126,16 +127,6 @@ void for_each_pass(const Gather& gather, std::int64_t samples, const Run& run) {
     pass.filled = static_cast<T*>(gather.filled) + first * gather.filled_strides.sample;
     run(pass);
   }
-}
-
-inline GeometryOf<int> int_geometry(const Geometry& g) {
-  const auto number = [](std::int64_t value) { return static_cast<int>(value); };
-  const auto axis = [&](const Axis& a) {
-    return AxisOf<int>{number(a.input),   number(a.kernel),   number(a.stride),
-                       number(a.padding), number(a.dilation), number(a.output)};
-  };
-  return {number(g.batch),        number(g.groups), number(g.in_channels),
-          number(g.out_channels), axis(g.height),   axis(g.width)};
 }
 
 }  // namespace cuda

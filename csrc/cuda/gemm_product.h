@@ -126,7 +126,7 @@ namespace detail {
 // The steps of k that fall to a split: none if there are fewer steps than splits.
 HANDCONV_DEVICE void cut_k(Tile& tile, const TileGrid& grid) {
   const std::int64_t count = tile.k.count();
-  const std::int64_t steps = (count + grid.step_k - 1) / grid.step_k;
+  const std::int64_t steps = ceil_divide<std::int64_t>(count, grid.step_k);
   tile.k_first = steps * tile.split / grid.splits * grid.step_k;
   const std::int64_t end = steps * (tile.split + 1) / grid.splits * grid.step_k;
   tile.k_end = end < count ? end : count;

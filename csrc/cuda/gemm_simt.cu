@@ -25,7 +25,9 @@ void with_simt_shape(std::int64_t m, std::int64_t n, std::int64_t products, cons
   if (n <= 32) return run(NarrowShape{});
   if constexpr (std::is_same_v<T, float>) {
     constexpr int kEnoughBlocks = 160;
-    if (n > 64 && products * ceil_div(m, 128) * ceil_div(n, 128) >= kEnoughBlocks) {
+    if (n > 64 &&
+        products * ceil_divide<std::int64_t>(m, 128) * ceil_divide<std::int64_t>(n, 128) >=
+            kEnoughBlocks) {
       return run(LargeShape{});
     }
   }
@@ -112,15 +114,16 @@ struct WeightLaunches {
     const std::int64_t columns = g.in_channels_per_group() * g.kernel_area();
     with_simt_shape<T>(columns, g.out_channels_per_group(), g.groups * splits, [&](auto shape) {
       using Shape = decltype(shape);
-      const TileGrid grid{ceil_div(columns, Shape::kM),
-                          static_cast<int>(ceil_div(g.out_channels_per_group(), Shape::kN)),
-                          1,
-                          1,
-                          static_cast<int>(g.groups),
-                          splits,
-                          Shape::kM,
-                          Shape::kN,
-                          kSplitStep};
+      const TileGrid grid{
+          ceil_divide<std::int64_t>(columns, Shape::kM),
+          static_cast<int>(ceil_divide<std::int64_t>(g.out_channels_per_group(), Shape::kN)),
+          1,
+          1,
+          static_cast<int>(g.groups),
+          splits,
+          Shape::kM,
+          Shape::kN,
+          kSplitStep};
       const bool along_k = problem.layout == Layout::kNchw;  // along pixels
       const SimtParams<WeightProduct, T> params{
           {int_geometry(g), problem.x_strides(), problem.y_strides(),

@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kName = "cuda.direct.gemm.tensor_cores";
 
-inline std::int64_t whole_lines(std::int64_t bytes) { return ceil_div(bytes, 64) * 64; }
+inline std::int64_t whole_lines(std::int64_t bytes) { return round_up<std::int64_t>(bytes, 64); }
 
 template <int kN_>
 struct TileN {
@@ -147,7 +147,7 @@ struct WeightPlan {
     x_bytes = packs_x ? x.strides.sample * sizeof(T) : 0;
     y_bytes = packs_y ? y.strides.sample * sizeof(T) : 0;
     samples = samples_of_pass(g.batch, x_bytes + y_bytes);
-    passes = ceil_div(g.batch, samples);
+    passes = ceil_divide<std::int64_t>(g.batch, samples);
     splits = static_cast<int>(std::max<std::int64_t>(
         1, weight_splits(problem, kTileM, out > 64 ? kWideWeightTile<T> : 64) / passes));
     part_size = g.out_channels * g.kernel_area() * x.group;
@@ -167,8 +167,8 @@ void launch_weight_product(const Problem& problem, const WeightPlan<T>& plan, co
   const auto launch_tile = [&](auto tile) {
     constexpr int kN = decltype(tile)::kN;
     constexpr int kPacksM = kTileM / kPackSize<T>;
-    const TileGrid grid{ceil_div(plan.x.packs * g.kernel_area(), kPacksM),
-                        static_cast<int>(ceil_div(out, kN)),
+    const TileGrid grid{ceil_divide<std::int64_t>(plan.x.packs * g.kernel_area(), kPacksM),
+                        static_cast<int>(ceil_divide<std::int64_t>(out, kN)),
                         1,
                         1,
                         static_cast<int>(g.groups),

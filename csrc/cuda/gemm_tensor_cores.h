@@ -272,7 +272,7 @@ multiply_gather(TensorParams<GatherProduct, T> p) {
   }
 
   const auto packs = static_cast<int>(tile.k_end - tile.k_first);
-  const int steps = (packs + kStepPacks - 1) / kStepPacks;
+  const int steps = ceil_divide(packs, kStepPacks);
   GatherCopies<T, kN> copies(tile, p.image, p.other);
   const auto start = [&](int step) {
     if (step < steps) {

@@ -170,7 +170,7 @@ multiply_weight(TensorParams<WeightProduct, T> p) {
     memory.results[thread] = tile.result_first + place.other;
   }
   const std::int64_t pixels = tile.k_end - tile.k_first;
-  const auto steps = static_cast<int>((pixels + kStepPixels<T> - 1) / kStepPixels<T>);
+  const auto steps = static_cast<int>(ceil_divide<std::int64_t>(pixels, kStepPixels<T>));
   Digits digits{};  // of the pixel that this thread enters in the table; the first threads do
   if (thread < kStepPixels<T>) digits = digits_of(tile.k, tile.k_first + thread);
   const auto enter_k = [&](int step) {

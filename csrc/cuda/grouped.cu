@@ -2,10 +2,10 @@
 
 #include <iterator>
 
+#include "cuda/arithmetic.h"
 #include "cuda/grouped_gather.h"
 #include "cuda/grouped_tensor_rows.h"
 #include "cuda/grouped_weight.h"
-#include "cuda/int_axis.h"
 #include "cuda/kernels.h"
 #include "cuda/rules.h"
 
@@ -90,8 +90,8 @@ struct SimtWeight {
                        workspace.shared<C>()};
     make_weight_plan(problem, sizeof(C), p.plan);
     filled_of_thread(g) == 8 ? sum_chunks<8>(p, buffers) : sum_chunks<4>(p, buffers);
-    launch(kSimtName, add_weight_chunks<T>, (p.elements() + kThreads - 1) / kThreads, kThreads, 0,
-           buffers.stream, p);
+    launch(kSimtName, add_weight_chunks<T>, ceil_divide<std::int64_t>(p.elements(), kThreads),
+           kThreads, 0, buffers.stream, p);
   }
 
  private:
@@ -108,7 +108,6 @@ struct SimtWeight {
 };
 
 constexpr const char* kNoRoom = "needs a tile of the image that fits in shared memory";
-constexpr std::int64_t kMostBlocks = (std::int64_t{1} << 31) - 1;
 
 Refusal few_channels(const Problem& problem) {
   const auto few = [](std::int64_t channels) { return 2 <= channels && channels <= 32; };
@@ -136,7 +135,8 @@ Refusal cannot(const Problem& problem) {
 // Of the launch that packs a sample of x or of y.
 std::int64_t pack_blocks(const Geometry& g) {
   const auto blocks = [](std::int64_t channels, std::int64_t pixels) {
-    return ceil_div(channels, kPackTile) * ceil_div(pixels, kPackTile);
+    return ceil_divide<std::int64_t>(channels, kPackTile) *
+           ceil_divide<std::int64_t>(pixels, kPackTile);
   };
   return std::max(blocks(g.in_channels, g.input_area()), blocks(g.out_channels, g.output_area()));
 }

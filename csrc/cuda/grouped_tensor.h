@@ -250,14 +250,14 @@ inline std::int64_t shared_bytes(const TensorPlan& plan, int columns) {
 inline bool make_tensor_plan(const Problem& problem, TensorPlan& plan) {
   const Geometry& g = problem.geometry;
   const bool transposed = problem.slot == Slot::kInput;
-  const auto up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
   const GatherAxis rows = make_gather_axis(g.height, problem.slot);
   const GatherAxis columns = make_gather_axis(g.width, problem.slot);
   const TapSpread tap_rows = spread_of(g.height, transposed);
   const TapSpread tap_columns = spread_of(g.width, transposed);
   const std::int64_t channels = transposed ? g.out_channels_per_group() : g.in_channels_per_group();
   const int filled = columns_of_warp(problem), tiles = tiles_of_warp(filled);
-  const std::int64_t steps = up(tap_rows.taps * tap_columns.taps * channels, 16);
+  const std::int64_t steps =
+      ceil_divide<std::int64_t>(tap_rows.taps * tap_columns.taps * channels, 16);
   GatherPlan& gather = plan.gather;
   gather = {};
   gather.tile_columns = columns.largest_class() <= 8 ? 8 : 16;
@@ -272,12 +272,14 @@ inline bool make_tensor_plan(const Problem& problem, TensorPlan& plan) {
       const std::int64_t pixels = pitch * tap_rows.extent(gather.tile_rows, tap_rows.taps);
       if (pixels * plan.pixel_pitch > kLargestBytes) continue;
       gather.row_pitch = static_cast<int>(pitch);
-      gather.plane = static_cast<int>(up(pixels * plan.pixel_pitch, 8) * 8);
+      gather.plane = static_cast<int>(round_up<std::int64_t>(pixels * plan.pixel_pitch, 8));
       plan.steps = static_cast<int>(steps);
       if (shared_bytes(plan, filled) > bytes) continue;
-      gather.group_blocks = static_cast<int>(up(g.groups, groups));
-      gather.row_tiles = static_cast<int>(up(rows.largest_class(), gather.tile_rows));
-      gather.column_tiles = static_cast<int>(up(columns.largest_class(), gather.tile_columns));
+      gather.group_blocks = static_cast<int>(ceil_divide<std::int64_t>(g.groups, groups));
+      gather.row_tiles =
+          static_cast<int>(ceil_divide<std::int64_t>(rows.largest_class(), gather.tile_rows));
+      gather.column_tiles =
+          static_cast<int>(ceil_divide<std::int64_t>(columns.largest_class(), gather.tile_columns));
       return true;
     }
   }

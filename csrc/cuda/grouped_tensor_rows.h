@@ -3,21 +3,17 @@
 
 #include <algorithm>
 
+#include "cuda/arithmetic.h"
 #include "cuda/gemm_pack.h"
 #include "cuda/gemm_parts.h"
 #include "cuda/grouped_tensor.h"
 #include "cuda/grouped_tensor_weight_plan.h"
-#include "cuda/int_axis.h"
 
 namespace handconv {
 namespace cuda {
 namespace grouped {
 
 constexpr const char* kTensorName = "cuda.direct.grouped.tensor_cores";
-
-inline bool is_aligned_to(const void* pointer, std::uintptr_t bytes) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
-}
 
 // Slots kOutput and kInput of 16-bit types. The workspace holds the packed samples of a pass: at
 // most kScratchBytes, or one sample; nothing in channels_last.
@@ -65,12 +61,12 @@ struct TensorGatherKernel {
     make_tensor_plan(problem, p.plan);
     for (int elements = 8; elements > 1; elements /= 2) {
       if (gather.source_channels % elements != 0) continue;
-      if (!is_aligned_to(gather.source, elements * sizeof(T))) continue;
+      if (!is_aligned(gather.source, elements * sizeof(T))) continue;
       p.copy_elements = elements;
       break;
     }
     p.paired_stores = problem.layout == Layout::kNhwc && gather.filled_channels % 2 == 0 &&
-                      is_aligned_to(gather.filled, 4);
+                      is_aligned(gather.filled, 4);
     switch (columns_of_warp(problem)) {
       case 1:
         return launch_for<1>(p, buffers);
@@ -146,7 +142,7 @@ struct TensorWeightKernel {
         y = packed_image<T>(g.out_channels, 1, g.height.output, g.width.output);
         samples = samples_of_pass(g.batch, sample_bytes());
       }
-      count = ceil_div(g.batch, samples);
+      count = ceil_divide<std::int64_t>(g.batch, samples);
       elements = g.out_channels * g.in_channels_per_group() * g.kernel_area();
       make_tensor_weight_plan(g, samples, count, plan);
     }
@@ -160,7 +156,7 @@ struct TensorWeightKernel {
   static int copy_elements(const T* image, const ImageStrides& strides, std::int64_t unit) {
     for (int elements = 8; elements > 1; elements /= 2) {
       const bool whole = unit % elements == 0 && strides.column % elements == 0;
-      if (whole && is_aligned_to(image, elements * sizeof(T))) return elements;
+      if (whole && is_aligned(image, elements * sizeof(T))) return elements;
     }
     return 1;
   }

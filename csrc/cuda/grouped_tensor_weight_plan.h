@@ -46,14 +46,14 @@ inline bool plan_tile(const Geometry& g, std::int64_t bytes, int pixels, TensorW
 }
 
 inline bool plan_units(const Geometry& g, TensorWeightPlan& plan) {
-  const std::int64_t units = ceil_div(g.groups, plan.unit_groups);
+  const std::int64_t units = ceil_divide<std::int64_t>(g.groups, plan.unit_groups);
   const int most = static_cast<int>(std::min<std::int64_t>(kWarps / plan.block_jobs, units));
   for (const std::int64_t bytes : {kPreferredBytes, kLargestBytes}) {
     for (plan.units = most; plan.units >= 1; --plan.units) {
       // Of smaller tiles the halo would be most.
       const bool is_last = bytes == kLargestBytes && plan.units == 1;
       if (!plan_tile(g, bytes, is_last ? 1 : 32, plan)) continue;
-      plan.unit_blocks = static_cast<int>(ceil_div(units, plan.units));
+      plan.unit_blocks = static_cast<int>(ceil_divide<std::int64_t>(units, plan.units));
       plan.pixel_lanes = kWarps / (plan.units * plan.block_jobs);
       return true;
     }
@@ -71,16 +71,19 @@ inline bool make_tensor_weight_plan(const Geometry& g, std::int64_t batch, std::
   plan = {};
   plan.unit_groups = static_cast<int>(
       std::clamp<std::int64_t>(g.groups, 1, std::max(1, std::min(16 / out, 32 / in))));
-  plan.filled_tiles = static_cast<int>(ceil_div(plan.unit_groups * out, 16));
-  plan.source_tiles = static_cast<int>(ceil_div(plan.unit_groups * in, 8));
+  plan.filled_tiles = static_cast<int>(ceil_divide<std::int64_t>(plan.unit_groups * out, 16));
+  plan.source_tiles = static_cast<int>(ceil_divide<std::int64_t>(plan.unit_groups * in, 8));
   const std::int64_t columns = g.kernel_area() * plan.source_tiles;
-  plan.column_chunks = static_cast<int>(ceil_div(columns, kWeightColumns));
-  plan.chunk_columns = static_cast<int>(ceil_div(ceil_div(columns, plan.column_chunks), 2)) * 2;
-  plan.job_blocks = static_cast<int>(ceil_div(plan.jobs(), kWarps));
-  plan.block_jobs = static_cast<int>(ceil_div(plan.jobs(), plan.job_blocks));
+  plan.column_chunks = static_cast<int>(ceil_divide<std::int64_t>(columns, kWeightColumns));
+  plan.chunk_columns = static_cast<int>(ceil_divide<std::int64_t>(
+                           ceil_divide<std::int64_t>(columns, plan.column_chunks), 2)) *
+                       2;
+  plan.job_blocks = static_cast<int>(ceil_divide<std::int64_t>(plan.jobs(), kWarps));
+  plan.block_jobs = static_cast<int>(ceil_divide<std::int64_t>(plan.jobs(), plan.job_blocks));
   if (!plan_units(g, plan)) return false;
-  plan.row_tiles = static_cast<int>(ceil_div(g.height.output, plan.tile_rows));
-  plan.column_tiles = static_cast<int>(ceil_div(g.width.output, plan.tile_columns));
+  plan.row_tiles = static_cast<int>(ceil_divide<std::int64_t>(g.height.output, plan.tile_rows));
+  plan.column_tiles =
+      static_cast<int>(ceil_divide<std::int64_t>(g.width.output, plan.tile_columns));
 
   const std::int64_t tiles = batch * plan.row_tiles * plan.column_tiles;
   const std::int64_t part = g.out_channels * in * g.kernel_area() * sizeof(float);
@@ -88,10 +91,12 @@ inline bool make_tensor_weight_plan(const Geometry& g, std::int64_t batch, std::
   const std::int64_t fit = kTensorPartBytes / (part * plan.pixel_lanes);
   const std::int64_t long_enough = batch * g.output_area() / kPixelsOfChunk;
   const std::int64_t most = std::min({wanted / passes, fit / passes, long_enough, tiles});
-  plan.tiles_of_chunk = std::max<std::int64_t>(1, ceil_div(tiles, std::max<std::int64_t>(1, most)));
-  plan.chunks = ceil_div(tiles, plan.tiles_of_chunk);
+  plan.tiles_of_chunk =
+      std::max<std::int64_t>(1, ceil_divide<std::int64_t>(tiles, std::max<std::int64_t>(1, most)));
+  plan.chunks = ceil_divide<std::int64_t>(tiles, plan.tiles_of_chunk);
   // Empty chunks, so that the first launch that adds has runs of equal length.
-  if (plan.chunks > kPartsAtOnce) plan.chunks = ceil_div(plan.chunks, kPartRuns) * kPartRuns;
+  if (plan.chunks > kPartsAtOnce)
+    plan.chunks = ceil_divide<std::int64_t>(plan.chunks, kPartRuns) * kPartRuns;
   return true;
 }
 

@@ -1,6 +1,7 @@
 // Copies a tile of an image into shared memory: for kernels of groups with few channels.
 #pragma once
 
+#include "cuda/arithmetic.h"
 #include "cuda/elements.h"
 
 namespace handconv {

@@ -274,35 +274,38 @@ inline bool plan_tile(const Geometry& g, int filled, std::int64_t element_bytes,
 // False where not even the smallest tile fits in shared memory.
 inline bool make_weight_plan(const Problem& problem, std::int64_t element_bytes, WeightPlan& plan) {
   const Geometry& g = problem.geometry;
-  const auto up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
   const int filled = filled_of_thread(g);
   const std::int64_t terms = g.in_channels_per_group() * g.kernel_area();
   const std::int64_t widest = std::max(g.in_channels_per_group(), g.out_channels_per_group());
-  plan.filled_chunks = static_cast<int>(up(g.out_channels_per_group(), filled));
-  plan.term_chunks = static_cast<int>(up(terms, kTerms));
+  plan.filled_chunks =
+      static_cast<int>(ceil_divide<std::int64_t>(g.out_channels_per_group(), filled));
+  plan.term_chunks = static_cast<int>(ceil_divide<std::int64_t>(terms, kTerms));
   plan.block_term_chunks = std::min(plan.term_chunks, kThreads / plan.filled_chunks);
-  plan.term_blocks = static_cast<int>(up(plan.term_chunks, plan.block_term_chunks));
+  plan.term_blocks =
+      static_cast<int>(ceil_divide<std::int64_t>(plan.term_chunks, plan.block_term_chunks));
   const std::int64_t block_terms = std::int64_t{kTerms} * plan.block_term_chunks;
   plan.block_channels = static_cast<int>(std::min(
       g.in_channels_per_group(), (block_terms + g.kernel_area() - 2) / g.kernel_area() + 1));
   const int threads_of_group = plan.filled_chunks * plan.block_term_chunks;
   plan.groups = static_cast<int>(std::min({std::int64_t{kThreads / threads_of_group},
                                            std::max(std::int64_t{1}, 32 / widest), g.groups}));
-  plan.group_blocks = static_cast<int>(up(g.groups, plan.groups));
+  plan.group_blocks = static_cast<int>(ceil_divide<std::int64_t>(g.groups, plan.groups));
   plan.pixel_lanes = kThreads / plan.sums_of_block();
   if (!plan_tile(g, filled, element_bytes, kPreferredBytes, plan) &&
       !plan_tile(g, filled, element_bytes, kLargestBytes, plan)) {
     return false;
   }
-  plan.row_tiles = static_cast<int>(up(g.height.output, plan.tile_rows));
-  plan.column_tiles = static_cast<int>(up(g.width.output, plan.tile_columns));
+  plan.row_tiles = static_cast<int>(ceil_divide<std::int64_t>(g.height.output, plan.tile_rows));
+  plan.column_tiles =
+      static_cast<int>(ceil_divide<std::int64_t>(g.width.output, plan.tile_columns));
   const std::int64_t tiles = g.batch * plan.row_tiles * plan.column_tiles;
   const std::int64_t fit = kPartialBytes / (g.out_channels * terms * element_bytes);
   const std::int64_t wanted = kWantedBlocks / (plan.group_blocks * plan.term_blocks);
   // At least one, for an empty batch too, of which no launch comes.
   plan.tiles_of_chunk = std::max(
-      std::int64_t{1}, up(tiles, std::max(std::int64_t{1}, std::min({wanted, fit, tiles}))));
-  plan.chunks = up(tiles, plan.tiles_of_chunk);
+      std::int64_t{1},
+      ceil_divide<std::int64_t>(tiles, std::max(std::int64_t{1}, std::min({wanted, fit, tiles}))));
+  plan.chunks = ceil_divide<std::int64_t>(tiles, plan.tiles_of_chunk);
   return true;
 }
 

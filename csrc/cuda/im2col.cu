@@ -16,9 +16,9 @@
 #include <algorithm>
 #include <iterator>
 
+#include "cuda/arithmetic.h"
 #include "cuda/gemm_library.h"
 #include "cuda/im2col_kernels.h"
-#include "cuda/int_axis.h"
 #include "cuda/kernels.h"
 #include "cuda/rules.h"
 
@@ -46,7 +46,7 @@ std::int64_t elements_of_pixel(const Geometry& g) {
 
 Plan make_plan(const Problem& problem, std::int64_t element_bytes) {
   const Geometry& g = problem.geometry;
-  const auto up_to_64 = [](std::int64_t elements) { return (elements + 63) / 64 * 64; };
+  const auto up_to_64 = [](std::int64_t elements) { return round_up<std::int64_t>(elements, 64); };
   const std::int64_t fit = kPassBytes / element_bytes;
   const std::int64_t pixels = std::min(g.output_area(), fit / elements_of_pixel(g));
   const std::int64_t columns = up_to_64(g.in_channels * g.kernel_area() * pixels);
@@ -137,8 +137,8 @@ class Im2col {
   }
 
   void launch_over(void (*kernel)(Pass<T>), std::int64_t elements) {
-    launch("cuda.im2col", kernel, (elements + kThreads - 1) / kThreads, kThreads, 0, stream_,
-           pass_);
+    launch("cuda.im2col", kernel, ceil_divide<std::int64_t>(elements, kThreads), kThreads, 0,
+           stream_, pass_);
   }
 
   void multiply_samples() {

@@ -3,6 +3,7 @@
 
 #include <iterator>
 
+#include "cuda/arithmetic.h"
 #include "cuda/elements.h"
 #include "cuda/kernels.h"
 #include "cuda/rules.h"
@@ -150,7 +151,7 @@ struct ReferenceKernel {
     const auto launch_over = [&](auto kernel, void* filled, std::int64_t elements) {
       d.filled = pointer(filled);
       d.elements = elements;
-      launch("cuda.reference", kernel, (elements + kThreads - 1) / kThreads, kThreads, 0,
+      launch("cuda.reference", kernel, ceil_divide<std::int64_t>(elements, kThreads), kThreads, 0,
              buffers.stream, d);
     };
     switch (problem.slot) {

@@ -7,6 +7,9 @@
 namespace handconv {
 namespace cuda {
 
+// Of a grid.
+constexpr std::int64_t kMostBlocks = (std::int64_t{1} << 31) - 1;
+
 inline Refusal never_refuse(const Problem&) { return nullptr; }
 
 // Kernels count positions and channels in int; only offsets into tensors are int64_t.
