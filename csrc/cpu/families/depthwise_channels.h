@@ -1,0 +1,24 @@
+// Lanes are channels, each a group of its own: the kernels of depthwise_channels*.h and their rows.
+
+// clang-format off
+#include "cpu/tile.h"
+#include "cpu/images.h"
+#include "cpu/pixel_tiles.h"
+#include "cpu/lanes.h"
+#include "cpu/pixel_kernel.h"
+#include "cpu/depthwise_channels.h"
+#include "cpu/row_blocks.h"
+#include "cpu/depthwise_channels_weight.h"
+#include "rows.h"
+// clang-format on
+
+constexpr const char* kChannels = "cpu.direct.depthwise.channels." HANDCONV_ISA_NAME;
+constexpr const char* kAboutChannels = "lanes are channels, each a group of its own";
+
+// clang-format off
+constexpr Kernel kRows[] = {
+    make_row<DepthwiseChannelsKernel>      (kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, never_refuse),
+    make_row<DepthwiseChannelsKernel>      (kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, never_refuse),
+    make_row<DepthwiseChannelsWeightKernel>(kChannels, Slot::kWeight, Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, never_refuse),
+};
+// clang-format on

@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY grouped
+#define HANDCONV_FAMILY_HEADER "cpu/families/grouped.h"
+#include "cpu/units/baseline.h"
