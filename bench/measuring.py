@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from cases import Case
 from clocks import Call, Clock, wall_clock
+from families import family_of
 from torch import Tensor
 
 HANDCONV = "handconv"
@@ -37,9 +38,6 @@ TF32_TOLERANCE = 2e-3
 # glibc hands blocks above this size back to the system at every free, so that each call has to
 # fault its pages in again.
 PAGE_FAULT_BYTES = 32 * 2**20
-
-# Below this many operations the cost of the call is all there is to measure.
-TINY_FLOPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Measurement:
 
     @property
     def family(self) -> str:
-        return "tiny" if self.case.flops < TINY_FLOPS else self.case.family
+        return family_of(self.case)
 
     @property
     def device(self) -> str:
@@ -108,7 +106,9 @@ class Measurement:
         return torch.Size(written).numel() * self.dtype.itemsize > PAGE_FAULT_BYTES
 
     def times(self, contender: str) -> Times | None:
-        return self.results[contender].times
+        """None where the contender did not take part, or was wrong."""
+        result = self.results.get(contender)
+        return None if result is None else result.times
 
     def gflops(self, contender: str = HANDCONV) -> float | None:
         """GFLOP/s of the quickest call."""
@@ -123,7 +123,7 @@ class Measurement:
     def ratio(self, which: str = "minimum", rival: str = RIVAL) -> float | None:
         """Time of the rival / time of handconv: above 1 handconv is faster."""
         ours = self.times(HANDCONV)
-        theirs = self.times(rival) if rival in self.results else None
+        theirs = self.times(rival)
         if ours is None or theirs is None:
             return None
         return float(getattr(theirs, which) / getattr(ours, which))

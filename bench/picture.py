@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ def draw(
     layouts = [layout for layout in LAYOUTS if any(m.layout == layout for m in measurements)]
     slots = [slot for slot in SLOTS if any(m.slot == slot for m in measurements)]
     dtype = measurements[0].dtype
-    figure = Figure(figsize=(16, 5 * len(layouts) + 1.2), layout="constrained")
+    figure = Figure(figsize=(22, 5 * len(layouts) + 1.2), layout="constrained")
     axes = figure.subplots(
-        len(layouts), 2, width_ratios=(1.35, 1), squeeze=False, sharey="col", sharex="col"
+        len(layouts), 2, width_ratios=(2, 1), squeeze=False, sharey="col", sharex="col"
     )
     figure.suptitle(
         f"handconv against F.conv2d, {dtype_name(dtype)}\n"
@@ -83,7 +84,7 @@ def _draw_bars(axes: Axes, measurements: Sequence[Measurement], slots: Sequence[
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=1.2, zorder=3)
     labels = [_tick_label(family, measurements) for family in families]
-    axes.set_xticks(range(len(families)), labels)
+    axes.set_xticks(range(len(families)), labels, fontsize=8)
     axes.set_xlim(-0.6, len(families) - 0.4)
     axes.set_ylabel("time of F.conv2d / time of handconv\n(above 1 handconv is faster)")
     axes.grid(axis="y", **GRID)
@@ -92,8 +93,7 @@ def _draw_bars(axes: Axes, measurements: Sequence[Measurement], slots: Sequence[
 
 def _tick_label(family: str, measurements: Sequence[Measurement]) -> str:
     layers = len({m.case for m in measurements if m.family == family})
-    lines = [*family.rsplit(maxsplit=1), f"({layers})"]
-    return "\n".join(lines)
+    return "\n".join([*textwrap.wrap(family, width=11), f"({layers})"])
 
 
 def _draw_bar(

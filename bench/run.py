@@ -7,6 +7,9 @@ is not timed. The figures are printed as a table and written as JSON and as a PN
 On the CPU the rival is oneDNN, timed by the clock on the wall. With --device cuda it is cuDNN
 twice, with torch.backends.cudnn.benchmark off and on; calls are timed by CUDA events, on inputs
 that do not sit in the GPU's cache; TF32 is off, for everybody, unless --tf32 is given.
+
+--suite cpu measures every family in every dtype and prints the families alone; --peer adds another
+library; --check-auto compares the rows of the kernel table with each other instead.
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import report
+import suite
 import torch
 from cases import LAYOUTS, SLOTS, Case, Tensors, layers
 from clocks import Call, clock_of
@@ -34,13 +39,15 @@ from contenders import (
     rotated,
 )
 from devices import DEVICES, why_no_cuda
-from machine import Ceilings, cache_bytes, describe_machine, measure_ceilings
-from measuring import HANDCONV, TINY_FLOPS, Limits, Measurement, dtype_name, measure, summarize
+from families import family_of
+from machine import cache_bytes, describe_machine, measure_ceilings
+from measuring import HANDCONV, Limits, Measurement, dtype_name, measure
 from overhead import measure_overhead
-from picture import draw
+from peers import PEERS, Peer, onnxruntime
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from table import Context, families_of, print_measurements, print_overhead, rivals_of
+from rows import contest, print_contests
+from table import Context, print_measurements, print_overhead
 
 import handconv
 
@@ -50,7 +57,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 # Wide enough for the table when the output goes to a file or another program.
 FILE_WIDTH = 200
 
-QUICK_LAYERS_A_FAMILY = 2
+QUICK_LAYERS_A_FAMILY = 1
 OVERHEAD_CALLS = 20_000
 
 
@@ -59,8 +66,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="bench/run.py", description="Times handconv against F.conv2d on real layers."
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="some layers of each family, in under a minute")
-    add("--dtype", nargs="+", choices=DTYPES, default=["float32"])
+    add("--quick", action="store_true", help="a layer of each family, in under a minute")
+    add("--suite", choices=("cpu",), help="every family, all dtypes; prints the families alone")
+    add("--dtype", nargs="+", choices=DTYPES, help="default: float32, in a suite all")
     add("--layout", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     add("--slot", nargs="+", choices=SLOTS, default=list(SLOTS))
     add("--case", metavar="PATTERN", default="*", help="layers with this in their name; * and ?")
@@ -70,9 +78,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", choices=DEVICES, default="cpu")
     add("--tf32", action="store_true", help="let both sides use TF32 for float32 on CUDA")
     add("--repeats", type=int, help="calls wanted of each side (default: 30, with --quick 10)")
+    add("--peer", choices=PEERS, help="another library, in a process of its own")
+    add("--check-auto", action="store_true", help="instead: is there a better row than auto's?")
     add("--overhead", action="store_true", help="instead: the cost of a call, in microseconds")
     add("--output", type=Path, default=BENCH / "results", help="folder for JSON and PNG")
     options = parser.parse_args(arguments)
+    if options.dtype is None:
+        options.dtype = list(DTYPES) if options.suite else ["float32"]
     if options.layers is None:
         layers_of_device = "gpu_layers.csv" if options.device == "cuda" else "cpu_layers.csv"
         options.layers = BENCH / "layers" / layers_of_device
@@ -89,12 +101,11 @@ def choose_cases(options: argparse.Namespace) -> list[Case]:
 def quick_selection(cases: Sequence[Case]) -> list[Case]:
     """The lightest layers of each family, those of one image before those of a batch."""
     chosen: list[Case] = []
-    for family in dict.fromkeys(c.family for c in cases):
-        members = [c for c in cases if c.family == family and c.flops >= TINY_FLOPS]
+    for family in dict.fromkeys(map(family_of, cases)):
+        members = [c for c in cases if family_of(c) == family]
         members.sort(key=lambda c: (c.N, c.flops))
         chosen += members[:QUICK_LAYERS_A_FAMILY]
-    tiny = [c for c in cases if c.flops < TINY_FLOPS]
-    return chosen + tiny[:1]
+    return chosen
 
 
 def choose_limits(options: argparse.Namespace) -> Limits:
@@ -104,25 +115,61 @@ def choose_limits(options: argparse.Namespace) -> Limits:
         return Limits(calls=calls, enough=0.005, most=1.0, warm_up=3)
     if options.quick:
         return Limits(calls=options.repeats or 10, enough=0.02, most=0.4, fewest=1)
+    if options.suite:
+        return Limits(calls=options.repeats or 30, enough=0.1, most=3.0)
     return Limits(calls=options.repeats or 30)
 
 
-def measure_case(
-    case: Case, dtype: torch.dtype, options: argparse.Namespace, limits: Limits
+class Job(NamedTuple):
+    """One case in one dtype, to be measured in these layouts."""
+
+    case: Case
+    dtype: torch.dtype
+    layouts: tuple[str, ...]
+
+
+def jobs_of(cases: Sequence[Case], options: argparse.Namespace) -> list[Job]:
+    found = []
+    for name, case in itertools.product(options.dtype, cases):
+        if options.suite and not suite.includes(case, name):
+            continue
+        layouts = tuple(x for x in suite.layouts_of(case) if x in options.layout)
+        found.append(Job(case, getattr(torch, name), layouts))
+    return [job for job in found if job.layouts]
+
+
+def with_progress(jobs: Sequence[Job]) -> Iterator[Job]:
+    """The jobs, under a progress bar that goes to stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(jobs))
+        for job in jobs:
+            progress.update(task, description=f"{dtype_name(job.dtype)} {job.case.name}")
+            yield job
+            progress.advance(task)
+
+
+def measure_job(
+    job: Job, options: argparse.Namespace, limits: Limits, peer: Peer | None = None
 ) -> Iterator[Measurement]:
     """Every layout and slot of one case; the values are the same in all, so is what is right."""
+    case, dtype, layouts = job
     device = options.device
     plain = case.tensors(dtype, device=device)
     expected = {slot: float64_result(case, plain, slot) for slot in options.slot}
-    for layout in options.layout:
+    for layout, slot in itertools.product(layouts, options.slot):
         tensors = case.tensors(dtype, layout, device=device)
-        for slot in options.slot:
-            kernel = kernel_name(case, tensors, slot, options.algorithm)
-            calls = calls_out_of_cache(case, tensors, slot, options.algorithm)
-            results = measure(
-                calls, expected[slot], dtype, limits, clock_of(device), tf32=options.tf32
-            )
-            yield Measurement(case, slot, dtype, layout, kernel, results)
+        kernel = kernel_name(case, tensors, slot, options.algorithm)
+        calls = calls_out_of_cache(case, tensors, slot, options.algorithm)
+        results = measure(calls, expected[slot], dtype, limits, clock_of(device), tf32=options.tf32)
+        if peer and peer.takes(slot, dtype, layout):
+            results[options.peer] = peer.measure(case, tensors, expected[slot], limits)
+        yield Measurement(case, slot, dtype, layout, kernel, results)
 
 
 def calls_out_of_cache(case: Case, tensors: Tensors, slot: str, algorithm: str) -> dict[str, Call]:
@@ -134,98 +181,25 @@ def calls_out_of_cache(case: Case, tensors: Tensors, slot: str, algorithm: str) 
 
 
 def measure_all(
-    cases: Sequence[Case], options: argparse.Namespace, limits: Limits
+    jobs: Sequence[Job], options: argparse.Namespace, limits: Limits
 ) -> list[Measurement]:
-    """All cases under a progress bar, which goes to stderr."""
-    found: list[Measurement] = []
-    total = len(cases) * len(options.dtype) * len(options.layout) * len(options.slot)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=total)
-        for name in options.dtype:
-            for case in cases:
-                progress.update(task, description=f"{name} {case.name}")
-                for measurement in measure_case(case, getattr(torch, name), options, limits):
-                    found.append(measurement)
-                    progress.advance(task)
-    return found
+    with onnxruntime(torch.get_num_threads()) if options.peer else nullcontext() as peer:
+        return [
+            measurement
+            for job in with_progress(jobs)
+            for measurement in measure_job(job, options, limits, peer)
+        ]
 
 
-def as_json(
-    measurements: Sequence[Measurement],
-    ceilings: Ceilings,
-    machine: dict[str, Any],
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    return {
-        "options": {key: value for key, value in vars(options).items() if key != "output"},
-        "machine": machine,
-        "ceilings": {
-            "gflops": ceilings.gflops,
-            "copy_gbytes_per_second": ceilings.gbytes_per_second,
-            "share_of_cpu_time": ceilings.cpu_share,
-        },
-        "families": list(family_summaries(measurements)),
-        "measurements": [
-            m.as_dict(ceilings.peak(m.dtype), ceilings.gbytes_per_second) for m in measurements
-        ],
-    }
-
-
-def family_summaries(measurements: Sequence[Measurement]) -> Iterator[dict[str, Any]]:
-    """Geometric means of the ratios by dtype, layout, slot and family, as in the printed table."""
-    keys = dict.fromkeys((m.dtype, m.layout, m.slot) for m in measurements)
-    for family in families_of(measurements):
-        for key in keys:
-            members = [
-                m for m in measurements if m.family == family and (m.dtype, m.layout, m.slot) == key
-            ]
-            for rival in rivals_of(members):
-                yield from family_summary(members, rival)
-
-
-def family_summary(members: Sequence[Measurement], rival: str) -> Iterator[dict[str, Any]]:
-    """One entry, or none where nothing was measured right on both sides."""
-    minima, medians = (summarize(members, which, rival) for which in ("minimum", "median"))
-    if minima is None or medians is None:
-        return
-    m = members[0]
-    yield {
-        "family": m.family,
-        "dtype": dtype_name(m.dtype),
-        "layout": m.layout,
-        "slot": m.slot,
-        "rival": rival,
-        "layers": minima.count,
-        "ratio_of_minima": minima.mean,
-        "ratio_of_medians": medians.mean,
-        "lowest": minima.lowest,
-        "highest": minima.highest,
-    }
-
-
-def write(
-    measurements: Sequence[Measurement],
-    ceilings: Ceilings,
-    machine: dict[str, Any],
-    options: argparse.Namespace,
-) -> list[Path]:
-    """<device>[-tf32][-quick].json and a PNG for each dtype; returns the paths."""
-    options.output.mkdir(parents=True, exist_ok=True)
-    stem = options.device + "-tf32" * options.tf32 + "-quick" * options.quick
-    paths = [options.output / f"{stem}.json"]
-    contents = as_json(measurements, ceilings, machine, options)
-    paths[0].write_text(json.dumps(contents, indent=1, default=str) + "\n")
-    for name in options.dtype:
-        path = options.output / f"{stem}-{name}.png"
-        draw([m for m in measurements if dtype_name(m.dtype) == name], ceilings, machine, path)
-        paths.append(path)
-    return paths
+def check_auto(
+    console: Console, jobs: Sequence[Job], options: argparse.Namespace, limits: Limits
+) -> None:
+    contests = [
+        contest(job.case, job.case.tensors(job.dtype, layout), slot, layout, limits)
+        for job in with_progress(jobs)
+        for layout, slot in itertools.product(job.layouts, options.slot)
+    ]
+    print_contests(console, contests)
 
 
 def prepare_torch(options: argparse.Namespace) -> None:
@@ -254,13 +228,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not cases:
         console.print(f"no layer of {options.layers} has {options.case!r} in its name")
         return 2
+    jobs, limits = jobs_of(cases, options), choose_limits(options)
+    if options.check_auto:
+        check_auto(console, jobs, options, limits)
+        return 0
     machine = describe_machine(options.device)
     dtypes = [getattr(torch, name) for name in options.dtype]
     ceilings = measure_ceilings(dtypes, 0.3 if options.quick else 1.5, options.device)
-    limits = choose_limits(options)
-    measurements = measure_all(cases, options, limits)
-    print_measurements(console, measurements, Context(ceilings, limits, machine["title"]))
-    for path in write(measurements, ceilings, machine, options):
+    measurements = measure_all(jobs, options, limits)
+    context = Context(ceilings, limits, machine["title"])
+    print_measurements(console, measurements, context, details=not options.suite)
+    for path in report.write(measurements, ceilings, machine, options):
         console.print(f"wrote {path}")
     wrong = [m for m in measurements if m.times(HANDCONV) is None]
     return 1 if wrong else 0

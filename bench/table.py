@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from cases import LAYOUTS, SLOTS
+from families import FAMILIES
 from machine import Ceilings
 from measuring import (
     HANDCONV,
@@ -16,7 +17,6 @@ from measuring import (
     Limits,
     Measurement,
     Summary,
-    Times,
     dtype_name,
     summarize,
 )
@@ -32,18 +32,6 @@ SLOT_TITLES = {
     "weight_grad": "weight gradient",
 }
 LAYOUT_TITLES = {"nchw": "NCHW", "channels_last": "NHWC"}
-FAMILIES = (
-    "dense",
-    "pointwise",
-    "strided",
-    "dilated",
-    "stem",
-    "grouped",
-    "depthwise",
-    "large kernel depthwise",
-    "tiny",
-)
-
 MEAN_OF = {"minimum": "minima", "median": "medians"}
 
 # Ratios within this of 1 are drawn as equal.
@@ -79,16 +67,24 @@ def families_of(measurements: Iterable[Measurement]) -> list[str]:
 
 
 def print_measurements(
-    console: Console, measurements: Sequence[Measurement], context: Context
+    console: Console,
+    measurements: Sequence[Measurement],
+    context: Context,
+    *,
+    details: bool = True,
 ) -> None:
-    """One table for each dtype, with a section for each family, then the geometric means."""
+    """For each dtype a table with a section for each family, then the geometric means.
+
+    Without details the means alone.
+    """
     for dtype in dict.fromkeys(m.dtype for m in measurements):
         chosen = [m for m in measurements if m.dtype == dtype]
-        columns = columns_of(chosen)
-        table = _detail(chosen, context, columns)
-        if not _fits(console, table):
-            table = _detail(chosen, context, [c for c in columns if c.essential])
-        console.print(table)
+        if details:
+            columns = columns_of(chosen)
+            table = _detail(chosen, context, columns)
+            if not _fits(console, table):
+                table = _detail(chosen, context, [c for c in columns if c.essential])
+            console.print(table)
         for note in _notes(chosen, context):
             console.print(note, style="dim")
         for rival in rivals_of(chosen):
@@ -137,7 +133,10 @@ def _detail(
     return table
 
 
-def _times(times: Times | None, which: str) -> Text:
+def _times(measurement: Measurement, contender: str, which: str) -> Text:
+    if contender not in measurement.results:
+        return Text("-")
+    times = measurement.times(contender)
     if times is None:
         return Text("wrong", style="bold red")
     return Text(significant(getattr(times, which) * 1e3))
@@ -191,8 +190,8 @@ def _calls(measurement: Measurement, context: Context) -> str:
 def _columns_against(rival: str) -> tuple[Column, ...]:
     """Times of a rival, and the ratios."""
     return (
-        Column(f"{rival}\nms, min", lambda m, _: _times(m.times(rival), "minimum")),
-        Column("\nmedian", lambda m, _: _times(m.times(rival), "median"), essential=False),
+        Column(f"{rival}\nms, min", lambda m, _: _times(m, rival, "minimum")),
+        Column("\nmedian", lambda m, _: _times(m, rival, "median"), essential=False),
         Column("ratio of\nminima", lambda m, _: _ratio(m.ratio("minimum", rival))),
         Column("ratio of\nmedians", lambda m, _: _ratio(m.ratio("median", rival)), essential=False),
     )
@@ -200,8 +199,8 @@ def _columns_against(rival: str) -> tuple[Column, ...]:
 
 OURS = (
     Column("kernel", lambda m, _: m.kernel, essential=False, justify="left"),
-    Column("handconv\nms, min", lambda m, _: _times(m.times(HANDCONV), "minimum")),
-    Column("\nmedian", lambda m, _: _times(m.times(HANDCONV), "median"), essential=False),
+    Column("handconv\nms, min", lambda m, _: _times(m, HANDCONV, "minimum")),
+    Column("\nmedian", lambda m, _: _times(m, HANDCONV, "median"), essential=False),
 )
 RATES_OF_CPU = (Column("\nGFLOP/s", _gflops), Column("of\npeak", _share))
 RATES_OF_CUDA = (
@@ -255,7 +254,7 @@ def _summary(measurements: Sequence[Measurement], rival: str, with_range: bool) 
     Of medians on CUDA, whose clock lacks the tail that other programs give the CPU's.
     """
     which = "median" if measurements[0].device == "cuda" else "minimum"
-    columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements))
+    columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements if rival in m.results))
     columns.sort(key=lambda column: (LAYOUTS.index(column[0]), SLOTS.index(column[1])))
     range_title = " (lowest to highest layer)" if with_range else ""
     table = Table(

@@ -30,9 +30,6 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 MEMORY_FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
-# Depthwise kernels from this size on are bound by arithmetic and not by memory.
-LARGE_KERNEL = 9
-
 
 class Tensors(NamedTuple):
     """The operands of one case: y is the gradient that arrives at the output."""
@@ -94,22 +91,6 @@ class Case:
     @property
     def is_depthwise(self) -> bool:
         return self.groups == self.C > 1
-
-    @property
-    def family(self) -> str:
-        """The kind of layer, by which the bench groups its results."""
-        if self.is_depthwise:
-            large = max(self.kernel) >= LARGE_KERNEL
-            return "large kernel depthwise" if large else "depthwise"
-        if self.groups > 1:
-            return "grouped"
-        if self.C <= 4 and self.kernel != (1, 1):
-            return "stem"
-        if self.dilation != (1, 1) and self.kernel != (1, 1):
-            return "dilated"
-        if self.stride != (1, 1):
-            return "strided"
-        return "pointwise" if self.kernel == (1, 1) else "dense"
 
     @property
     def flops(self) -> int:

@@ -21,9 +21,13 @@ import handconv
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
+import peers
+import report
+import rows
 import run
 from clocks import clock_of, wall_clock
 from contenders import copies_to_exceed, copy_of, float64_result, kernel_name, rotated
+from families import FAMILIES, family_of
 from machine import Ceilings, describe_machine
 from measuring import (
     HANDCONV,
@@ -40,7 +44,7 @@ from measuring import (
     summarize,
     tolerance,
 )
-from table import FAMILIES, Context, print_measurements, significant
+from table import Context, print_measurements, significant
 
 BENCH = Path(run.__file__).parent
 LAYER_TABLES = sorted((BENCH / "layers").glob("*.csv"))
@@ -96,7 +100,7 @@ def test_layer_tables(path: Path) -> None:
     assert len(cases) > 20
     assert len({case.name for case in cases}) == len(cases)
     for case in cases:
-        assert case.family in FAMILIES
+        assert family_of(case) in FAMILIES
         assert min(case.output_size) > 0
         assert case.C % case.groups == case.OC % case.groups == 0
 
@@ -250,10 +254,64 @@ def test_run_tells_the_cost_of_a_call(capsys: pytest.CaptureFixture[str]) -> Non
     assert "forward + backward" in capsys.readouterr().out
 
 
+def test_check_auto_times_every_row_that_takes_a_case(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--check-auto", "--case", "mission_example", "--quick"]) == 0
+    assert "of 6 cases" in capsys.readouterr().out
+
+    tensors = CASE.tensors(torch.float32)
+    found = rows.contest(CASE, tensors, "forward", "nchw", Limits(calls=1, enough=0))
+    assert found.chosen == kernel_name(CASE, tensors, "forward", "auto")
+    isa = handconv._C.isa()
+    assert {f"cpu.direct.channels.{isa}", f"cpu.im2col.{isa}", found.chosen} <= set(found.times)
+
+
+def test_check_auto_tells_where_another_row_was_faster() -> None:
+    times = {"chosen": Times(2.0, 2.0, 1), "better": Times(1.0, 1.0, 1)}
+    lost = rows.Contest(CASE, "forward", torch.float32, "nchw", "chosen", times)
+    won = lost._replace(chosen="better")
+    assert (lost.best, lost.loss, won.loss) == ("better", 2.0, 1.0)
+    console = Console(width=200, record=True, file=io.StringIO())
+    rows.print_contests(console, [lost, won])
+    printed = console.export_text()
+    assert "1 of 2 cases" in printed and "2.00" in printed
+
+
+def test_the_suite_measures_every_family_and_dtype(tmp_path: Path) -> None:
+    cases = layers(BENCH / "layers" / "cpu_layers.csv")
+    options = run.parse(["--suite", "cpu"])
+    jobs = run.jobs_of(cases, options)
+    assert {family_of(job.case) for job in jobs} == set(FAMILIES)
+    assert {job.dtype for job in jobs} == set(DTYPES)
+    per_sample = [job for job in jobs if family_of(job.case) == "per sample"]
+    assert {job.layouts for job in per_sample} == {("nchw",)}
+
+
+def test_the_suite_prints_families_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--suite", "cpu", "--case", "mission_example", "--quick", "--output", str(tmp_path)]
+    assert run.main(options) == 0
+    printed = capsys.readouterr().out
+    assert "tiny" in printed and "mission_example" not in printed
+    assert (tmp_path / "cpu-suite-quick.json").exists()
+
+
+def test_onnxruntime_is_timed_in_its_own_process() -> None:
+    tensors = CASE.tensors(torch.float32)
+    expected = float64_result(CASE, tensors, "forward")
+    with peers.onnxruntime(1) as peer:
+        assert peer.takes("forward", torch.float32, "nchw")
+        assert not peer.takes("forward", torch.float64, "nchw")
+        result = peer.measure(CASE, tensors, expected, Limits(calls=2, enough=0))
+        wrong = peer.measure(CASE, tensors, expected + 1, Limits(calls=2, enough=0))
+    assert result.error < 1e-5 and result.times is not None and result.times.calls == 2
+    assert wrong.times is None
+
+
 def test_quick_takes_some_layers_of_every_family() -> None:
     cases = layers(BENCH / "layers" / "cpu_layers.csv")
     chosen = run.quick_selection(cases)
-    assert {case.family for case in chosen} == {case.family for case in cases}
+    assert set(map(family_of, chosen)) == set(map(family_of, cases))
     assert len(chosen) < len(cases)
 
 
@@ -288,7 +346,7 @@ def test_table_json_and_picture_of_cuda(tmp_path: Path) -> None:
     options = run.parse(["--device", "cuda", "--tf32", "--output", str(tmp_path)])
     assert options.layers.name == "gpu_layers.csv"
     machine = describe_machine() | {"title": "a GPU"}
-    paths = run.write(measurements, ceilings, machine, options)
+    paths = report.write(measurements, ceilings, machine, options)
     assert [path.name for path in paths] == ["cuda-tf32.json", "cuda-tf32-float32.png"]
     found = json.loads(paths[0].read_text())
     ratios = {entry["rival"]: entry["ratio_of_medians"] for entry in found["families"]}
