@@ -32,10 +32,10 @@ from cases import MEMORY_FORMATS
 from machine import describe_machine
 from measuring import HANDCONV, RIVAL, Call, Limits, race
 from networks import NETWORKS, make_network
+from repvgg import RepVGGBlock
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from test_fusion import RepVGGBlock
 from torch import Tensor, nn
 
 import handconv

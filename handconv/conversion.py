@@ -22,7 +22,8 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LazyConv2d: modules.LazyConv2d,
     nn.LazyConvTranspose2d: modules.LazyConvTranspose2d,
 }
-_OURS = tuple(_REPLACEMENTS.values())
+_ORIGINALS = {ours: theirs for theirs, ours in _REPLACEMENTS.items()}
+_OURS = tuple(_ORIGINALS)
 _OVERRIDABLE = ("forward", "_conv_forward", "__call__", "_call_impl")
 
 
@@ -76,11 +77,13 @@ def convert(model: Model) -> Model:
         The model itself.
     """
     left = []
-    for name, module in model.named_modules():
+    for name, module in _convolutions(model):
+        if isinstance(module, _OURS):
+            continue
         reason = _reason_against(module)
         if reason is None:
             module.__class__ = _converted(type(module))
-        elif _is_convolution(module) and not isinstance(module, _OURS):
+        else:
             left.append(f"{name or 'the model itself'} ({type(module).__name__}: {reason})")
     if left:
         warnings.warn(f"handconv.convert left alone: {', '.join(left)}", stacklevel=2)
@@ -101,24 +104,21 @@ def summary(model: nn.Module) -> Summary:
 
 
 def _entries(model: nn.Module) -> Iterator[Entry]:
-    for name, module in model.named_modules():
-        if not _is_convolution(module):
-            continue
+    for name, module in _convolutions(model):
         ours = isinstance(module, _OURS)
         reason = None if ours else _reason_against(module) or "not converted"
         yield Entry(name, repr(module).partition("\n")[0], ours, reason)
 
 
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The 2-D convolutions of a model with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            yield name, module
 
 
 def _reason_against(module: nn.Module) -> str | None:
-    """Why the module is not to be converted; None if it is."""
-    if not _is_convolution(module):
-        return "no 2-D convolution"
-    if isinstance(module, _OURS):
-        return "handconv's already"
+    """Why one of torch's convolutions is not to be converted; None if it is."""
     base = _torch_class(type(module))
     for name in _OVERRIDABLE:
         if getattr(type(module), name) is not getattr(base, name):
@@ -153,7 +153,7 @@ def _restored(cls: Any) -> Any:
         return _on_another_base(cls, _restored(cls.__bases__[0]))
     if issubclass(cls, _ConvertedSubclass):
         return cls.original
-    return {ours: theirs for theirs, ours in _REPLACEMENTS.items()}.get(cls, cls)
+    return _ORIGINALS.get(cls, cls)
 
 
 def _on_another_base(cls: type, base: type) -> type:

@@ -162,34 +162,39 @@ def _try_to_fuse(chains: Sequence[_Chain], report: FusionReport) -> Conv2d | Non
 def _insert(model: fx.GraphModule, before: fx.Node, module: Conv2d, source: fx.Node) -> fx.Node:
     number = sum(name.startswith("fused_") for name, _ in model.named_children())
     name = f"fused_{number}"
-    model.add_module(name, module)
+    model.add_module(name, module.train(model.training))
     with model.graph.inserting_before(before):
         return model.graph.call_module(name, (source,))
 
 
 def _fuse_sum(model: fx.GraphModule, root: fx.Node, report: FusionReport) -> None:
-    """The terms over one input become a convolution; the others are added to it as before."""
+    """The terms over each input become a convolution; the others are added as before."""
     terms = _terms(root, root)
     by_source: dict[fx.Node, list[tuple[fx.Node, _Chain]]] = defaultdict(list)
     for term in terms:
         chain = _chain(model, term)
         by_source[chain.source].append((term, chain))
+    summands: list[fx.Node] = []
     for source, members in by_source.items():
         chains = [chain for _, chain in members]
-        if len(members) < 2 or not any(chain.has_convolution for chain in chains):
-            continue
-        fused = _try_to_fuse(chains, report)
+        fused = None
+        if len(members) >= 2 and any(chain.has_convolution for chain in chains):
+            fused = _try_to_fuse(chains, report)
         if fused is None:
-            continue
-        replaced = [term for term, _ in members]
-        total = _insert(model, root, fused, source)
-        for term in terms:
-            if term not in replaced:
-                with model.graph.inserting_before(root):
-                    total = model.graph.call_function(operator.add, (total, term))
-        root.replace_all_uses_with(total)
+            summands += [term for term, _ in members]
+        else:
+            summands.append(_insert(model, root, fused, source))
+    if len(summands) < len(terms):
+        root.replace_all_uses_with(_add_up(model, root, summands))
         model.graph.eliminate_dead_code()
-        return
+
+
+def _add_up(model: fx.GraphModule, before: fx.Node, summands: Sequence[fx.Node]) -> fx.Node:
+    total, *others = summands
+    for summand in others:
+        with model.graph.inserting_before(before):
+            total = model.graph.call_function(operator.add, (total, summand))
+    return total
 
 
 def _fuse_chain(model: fx.GraphModule, node: fx.Node, report: FusionReport) -> None:

@@ -7,21 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from repvgg import RepVGGBlock, norm
 from torch import Tensor, nn
 
 import handconv
-
-
-def norm(channels: int, *, affine: bool = True) -> nn.BatchNorm2d:
-    """Batch normalisation in evaluation mode, with statistics that are not the initial ones."""
-    module = nn.BatchNorm2d(channels, affine=affine)
-    assert module.running_mean is not None and module.running_var is not None
-    module.running_mean.normal_()
-    module.running_var.uniform_(0.5, 2)
-    if affine:
-        nn.init.normal_(module.weight)
-        nn.init.normal_(module.bias)
-    return module.eval()
 
 
 def conv(k: int | tuple[int, int] = 3, c: int = 4, oc: int = 4, **keywords: object) -> nn.Conv2d:
@@ -132,22 +121,6 @@ def test_wrong_combinations_are_refused_with_the_reason(name: str) -> None:
 # Whole models.
 
 
-class RepVGGBlock(nn.Module):
-    def __init__(self, c: int, oc: int, *, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.dense = conv(3, c, oc, padding=1, stride=stride, groups=groups, bias=False)
-        self.dense_norm = norm(oc)
-        self.pointwise = conv(1, c, oc, stride=stride, groups=groups, bias=False)
-        self.pointwise_norm = norm(oc)
-        self.identity_norm = norm(oc) if c == oc and stride == 1 else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        total = self.dense_norm(self.dense(x)) + self.pointwise_norm(self.pointwise(x))
-        if self.identity_norm is not None:
-            total = total + self.identity_norm(x)
-        return F.relu(total)
-
-
 class Residual(nn.Module):
     """A branch over the input, and one over something else: only the former can go."""
 
@@ -167,6 +140,25 @@ def repvgg() -> nn.Sequential:
     ).eval()
 
 
+class TwoInputs(nn.Module):
+    """One sum of branches over two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.ModuleList([conv(padding=1), conv(1)]) for _ in range(2))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.a[0](a) + self.b[0](b) + self.a[1](a) + self.b[1](b)
+
+
+def test_branches_over_several_inputs_of_one_sum_are_all_fused() -> None:
+    net = TwoInputs().double().eval()
+    a, b = torch.randn(2, 2, 4, 9, 8, dtype=torch.float64)
+    fused, report = handconv.fuse(net)
+    torch.testing.assert_close(fused(a, b), net(a, b), rtol=1e-12, atol=1e-12)
+    assert (report.convolutions_before, report.convolutions_after) == (4, 2)
+
+
 def test_repvgg_becomes_a_chain_of_convolutions() -> None:
     net = repvgg().double()
     x = torch.randn(2, 3, 11, 12, dtype=torch.float64)
@@ -177,6 +169,7 @@ def test_repvgg_becomes_a_chain_of_convolutions() -> None:
     assert (report.normalizations_before, report.normalizations_after) == (10, 0)
     assert not report.refused
     assert str(report) == "9 convolutions became 6, 10 batch normalisations 0"
+    assert not any(module.training for module in fused.modules())
     torch.testing.assert_close(net(x), expected)  # and the model itself is unchanged
     assert sum(isinstance(m, nn.Conv2d) for m in net.modules()) == 9
 
