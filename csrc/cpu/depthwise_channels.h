@@ -1,46 +1,391 @@
-// direct.depthwise.channels: lanes are channels, each a group of its own; a tap adds the source
-// times the weight, lane by lane. channels_last, any type in place.
+// direct.depthwise.channels: lanes are channels, each a group of its own, of channels_last images
+// of any type, in place.
+//
+//     filled[i, c] = bias[c] + sum over taps of w[c, tap] * source[i s + offset(tap), c]
+//
+// A tile is kRows x kPixels pixels by one vector of channels, its sums in registers. A row of the
+// kernel is walked in runs of up to 4 taps (depthwise_columns.h): kPixels + 3 loads of source
+// pixels serve 4 kPixels multiply-adds. 3x3 is bound by memory: 8 bytes for 18 FLOPs in float32, so
+// the vectors of a pixel are innermost, and rows are read in the order in which they lie.
+//
+// A group may have several output channels (a multiplier M). Lanes are output channels then too:
+// the convolution repeats the channels of x, and the input gradient adds up M lanes at the end.
 
-// Lane by lane, the source times the weight.
 template <class T>
-struct DepthwiseTap {
+class DepthwiseChannelsKernel {
+ public:
   using C = Compute<T>;
-  using Source = T;
-  static constexpr bool kPermutes = false;
 
-  static Gather prepare(const Problem& problem, const Buffers& buffers) {
-    return Gather(problem, buffers).with_groups_as_channels();
-  }
-  static LaneBlocks<C> blocks(const Gather& gather) { return {gather.filled_channels}; }
-  static bool packs(const Gather&) { return false; }
+  static WorkspaceSize workspace(const Problem& problem) { return Plan(problem, {}).size(); }
 
-  template <int R, int V>
-  HANDCONV_INLINE static void add(BlockedTile<C, R, V>& blocked, const T* const (&pixels)[R],
-                                  const C* weights, const LaneMap<C>& map) {
-    Tile<C, R, V>& tile = blocked.block;
-    if (map.lanes == V * kLanes<C>) {
-      add_lanes(tile, pixels, weights, FullPanel<T>{});
-    } else {
-      add_lanes(tile, pixels, weights,
-                TailPanel<T>{mask_between<C>(0, map.lanes - (V - 1) * kLanes<C>)});
-    }
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    DepthwiseChannelsKernel(problem, buffers, workspace).run_all();
   }
 
  private:
-  template <int R, int V, class Load>
-  HANDCONV_INLINE static void add_lanes(Tile<C, R, V>& tile, const T* const (&pixels)[R],
-                                        const C* weights, Load load_source) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const Vector<C> weight = load(weights + v * kLanes<C>);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        tile.sums[r][v] =
-            fma(load_source(pixels[r] + v * kLanes<C>, v == V - 1), weight, tile.sums[r][v]);
+  static constexpr int kRows = kVectorBytes == 64 ? 2 : 1, kPixels = 7;
+  static constexpr std::int64_t L = kLanes<C>;
+  using Tile = BlockedTile<C, kRows * kPixels, 1>;
+
+  // How the work is cut, and what lies where in the workspace.
+  struct Plan {
+    Plan(const Problem& problem, const Buffers& buffers)
+        : gather(problem, buffers),
+          out_channels(problem.geometry.out_channels),
+          multiplier(problem.geometry.out_channels_per_group()),
+          adds_lanes(problem.slot == Slot::kInput && multiplier > 1),
+          block_vectors(adds_lanes ? multiplier : 1) {
+      const std::int64_t filled = gather.groups * gather.filled_channels;
+      blocks = (filled + L - 1) / L;
+      strips = (gather.rows.classes()[0].count + strip_rows() - 1) / strip_rows();
+      // The weight of a chunk stays in the L1 cache, and there are items enough for many threads.
+      constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16;
+      const std::int64_t block_bytes = block_weights() * static_cast<std::int64_t>(sizeof(C));
+      chunks = (blocks * block_bytes + kChunkBytes - 1) / kChunkBytes;
+      while (chunks * strips < kItems) chunks *= 2;
+      if (chunks > blocks) chunks = blocks;
+    }
+
+    // Rows of each class that make an item: enough pixels to be worth it.
+    std::int64_t strip_rows() const {
+      constexpr std::int64_t kStripPixels = 64;
+      const std::int64_t columns = gather.columns.classes()[0].count;
+      const std::int64_t rows = (kStripPixels + columns - 1) / columns;
+      return (rows + kRows - 1) / kRows * kRows;
+    }
+    std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
+    std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
+
+    WorkspaceSize size() const {
+      const std::int64_t chunk_blocks = (blocks + chunks - 1) / chunks;
+      const std::int64_t sums = adds_lanes ? kRows * kPixels * block_vectors * L : 0;
+      return {static_cast<std::size_t>(runs_offset() + run_bytes()),
+              kHeaderBytes + static_cast<std::size_t>(mask_bytes()) +
+                  sizeof(C) * static_cast<std::size_t>(chunk_blocks * block_weights() + sums)};
+    }
+    std::int64_t runs_offset() const {
+      return gather.columns.classes().count * static_cast<std::int64_t>(sizeof(ColumnPlan));
+    }
+    std::int64_t run_bytes() const {
+      return gather.columns.kernel_size * static_cast<std::int64_t>(sizeof(TapRun));
+    }
+    std::int64_t mask_bytes() const { return (gather.columns.kernel_size + 15) / 16 * 64; }
+
+    Gather gather;
+    std::int64_t out_channels, multiplier;
+    bool adds_lanes;
+    std::int64_t block_vectors;  // of lanes that make one vector of filled channels
+    std::int64_t blocks, strips, chunks;
+  };
+
+  // The workspace of a thread: which chunk its weight is of, masks of columns, the weight as
+  // [vector][tap row][tap column][lane], the sums of a tile whose lanes are added up.
+  static constexpr std::size_t kHeaderBytes = 64;
+  struct Scratch {
+    std::int64_t* chunk;
+    std::uint32_t* inside;
+    C* weights;
+    C* sums;
+  };
+
+  // Where a tile lies: kRows rows from `row` on, kPixels positions `spread` apart.
+  struct Spot {
+    const AxisClass* rows;
+    const ColumnPlan* columns;
+    std::int64_t row, row_count, pixel_count;
+    const T* source;  // the sample's column that position 0 of the tile has without offset
+    T* filled;        // its first pixel
+    std::int64_t filled_row, filled_pixel;  // from one to the next
+    bool is_interior;                       // no run of taps leaves the rows of the source
+    const std::uint32_t* inside;            // by run of taps: columns inside
+  };
+
+  DepthwiseChannelsKernel(const Problem& problem, const Buffers& buffers,
+                          const Workspace& workspace)
+      : plan_(problem, buffers),
+        gather_(plan_.gather),
+        workspace_(workspace),
+        w_lane_(problem.w_strides.out_channel) {
+    auto* base = workspace.shared<char>();
+    auto* columns = reinterpret_cast<ColumnPlan*>(base);
+    auto* runs = reinterpret_cast<TapRun*>(base + plan_.runs_offset());
+    for (const AxisClass& axis : gather_.columns.classes()) {
+      ColumnPlan& plan = columns[columns_.count++];
+      plan = plan_columns(axis, gather_.columns.source_size, runs);
+      runs += plan.runs.count;
+    }
+    columns_.first = columns;
+  }
+
+  void run_all() {
+    if (gather_.filled_area() == 0) return;
+    for (int thread = 0; thread < max_threads(); ++thread) *scratch_of(thread).chunk = -1;
+    const std::int64_t cost = plan_.strip_rows() * gather_.columns.filled_size *
+                              (plan_.blocks / plan_.chunks) * plan_.block_weights();
+    parallel_for(plan_.chunks * gather_.batch * plan_.strips, cost,
+                 [&](std::int64_t item, int thread) {
+                   const std::int64_t strip = item % plan_.strips;
+                   const std::int64_t n = item / plan_.strips % gather_.batch;
+                   const std::int64_t chunk = item / plan_.strips / gather_.batch;
+                   const Scratch scratch = scratch_of(thread);
+                   if (*scratch.chunk != chunk) pack(chunk, scratch);
+                   fill_strip(chunk, n, strip * plan_.strip_rows(), scratch);
+                 });
+  }
+
+  Scratch scratch_of(int thread) const {
+    auto* base = workspace_.of_thread<char>(thread);
+    auto* weights = reinterpret_cast<C*>(base + kHeaderBytes + plan_.mask_bytes());
+    const std::int64_t chunk_blocks = (plan_.blocks + plan_.chunks - 1) / plan_.chunks;
+    return {reinterpret_cast<std::int64_t*>(base),
+            reinterpret_cast<std::uint32_t*>(base + kHeaderBytes), weights,
+            weights + chunk_blocks * plan_.block_weights()};
+  }
+
+  void pack(std::int64_t chunk, const Scratch& scratch) const {
+    *scratch.chunk = chunk;
+    const std::int64_t area = gather_.kernel_area(), width = gather_.columns.kernel_size;
+    const std::int64_t first = plan_.chunk_first(chunk) * plan_.block_vectors * L;
+    std::int64_t last = plan_.chunk_first(chunk + 1) * plan_.block_vectors * L;
+    if (last > plan_.out_channels) last = plan_.out_channels;
+    C* target = scratch.weights;
+    for (std::int64_t lane = first; lane < last; lane += L, target += area * L) {
+      const T* w = static_cast<const T*>(gather_.w) + lane * w_lane_;
+      const std::int64_t lanes = last - lane < L ? last - lane : L;
+      if (lanes < L) {
+        for (std::int64_t i = 0; i < area * L; ++i) target[i] = 0;
+      }
+      if (gather_.w_column == 1 && gather_.w_row == width) {
+        transpose_matrix(w, w_lane_, lanes, area, target, L);
+        continue;
+      }
+      for (std::int64_t tap = 0; tap < area; ++tap) {
+        const T* element = w + tap / width * gather_.w_row + tap % width * gather_.w_column;
+        for (std::int64_t i = 0; i < lanes; ++i) {
+          target[tap * L + i] = to_compute(element[i * w_lane_]);
+        }
       }
     }
   }
-};
 
-template <class T>
-using DepthwiseChannelsKernel = PixelKernel<T, DepthwiseTap>;
+  void fill_strip(std::int64_t chunk, std::int64_t n, std::int64_t first_row,
+                  const Scratch& scratch) const {
+    const std::int64_t most_rows = gather_.rows.classes()[0].count;
+    const std::int64_t rest = most_rows - first_row;
+    const std::int64_t last_row =
+        first_row + (rest < plan_.strip_rows() ? rest : plan_.strip_rows());
+    const std::int64_t most_columns = columns_[0].count;
+    for (std::int64_t row = first_row; row < last_row; row += kRows) {
+      // Classes innermost: they read the same pixels.
+      for (std::int64_t i = 0; i < most_columns; i += kPixels) {
+        for (const ColumnPlan& columns : columns_) {
+          fill_columns(chunk, n, row, last_row, i, columns, scratch);
+        }
+      }
+    }
+  }
+
+  // The pixels of a class in kPixels columns of each residue, `i` being their first number within
+  // the residue.
+  void fill_columns(std::int64_t chunk, std::int64_t n, std::int64_t row, std::int64_t last_row,
+                    std::int64_t i, const ColumnPlan& columns, const Scratch& scratch) const {
+    const auto smaller = [](std::int64_t a, std::int64_t b) { return a < b ? a : b; };
+    for (std::int64_t residue = 0; residue < columns.spread; ++residue) {
+      const std::int64_t count = smaller(columns.residue_count(residue) - i, kPixels);
+      if (count <= 0) break;
+      const std::int64_t position = residue + i * columns.spread;
+      const std::int64_t source_column = position * columns.source_step;
+      bool is_interior = true;
+      for (std::int64_t run = 0; run < columns.runs.count; ++run) {
+        const std::int64_t reads = kPixels + columns.runs[run].taps - 1;
+        scratch.inside[run] = columns_inside(source_column + columns.runs[run].column,
+                                             columns.unit, columns.source_size, reads);
+        is_interior &= scratch.inside[run] == (1u << reads) - 1;
+      }
+      for (const AxisClass& rows : gather_.rows.classes()) {
+        const std::int64_t row_count = smaller(smaller(rows.count, last_row) - row, kRows);
+        if (row_count <= 0) continue;
+        const ImageStrides& filled = gather_.filled_strides;
+        const Spot spot{&rows,
+                        &columns,
+                        row,
+                        row_count,
+                        count,
+                        static_cast<const T*>(gather_.source) + n * gather_.source_strides.sample +
+                            source_column * gather_.source_strides.column,
+                        static_cast<T*>(gather_.filled) + n * filled.sample +
+                            (rows.first + row * rows.step) * filled.row +
+                            (columns.first + position * columns.step) * filled.column,
+                        rows.step * filled.row,
+                        columns.spread * columns.step * filled.column,
+                        is_interior,
+                        scratch.inside};
+        fill_spot(spot, chunk, scratch);
+      }
+    }
+  }
+
+  void fill_spot(const Spot& spot, std::int64_t chunk, const Scratch& scratch) const {
+    const C* weights = scratch.weights;
+    const std::int64_t vector_weights = gather_.kernel_area() * L;
+    for (std::int64_t block = plan_.chunk_first(chunk); block < plan_.chunk_first(chunk + 1);
+         ++block) {
+      if (plan_.adds_lanes) {
+        add_lanes(spot, block, weights, scratch);
+        weights += plan_.block_weights();
+        continue;
+      }
+      const LaneVector<T> lanes(block * L, plan_.out_channels, plan_.multiplier);
+      const Vector<C> start = start_of(lanes.first, lanes.mask);
+      T* filled = spot.filled + lanes.first;
+      if (plan_.multiplier > 1) {
+        const RepeatedLanes<T> repeated{lanes.x_mask, lanes.index};
+        fill_tile<true>(spot, lanes.x_first(), weights, start, repeated, filled, lanes.mask);
+      } else if (!lanes.is_full()) {
+        const TailLanes<T> tail{lanes.mask};
+        fill_tile<true>(spot, lanes.first, weights, start, tail, filled, lanes.mask);
+      } else if (!spot.is_interior) {
+        fill_tile<true>(spot, lanes.first, weights, start, FullLanes<T>{}, filled, lanes.mask);
+      } else {
+        fill_tile<false>(spot, lanes.first, weights, start, FullLanes<T>{}, filled, lanes.mask);
+      }
+      weights += vector_weights;
+    }
+  }
+
+  Vector<C> start_of(std::int64_t channel, Mask<C> mask) const {
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    return bias ? load_masked(bias + channel, mask) : Vector<C>{};
+  }
+
+  // The input gradient of groups of several output channels: M vectors of lanes go to scratch.sums,
+  // and every M lanes are one channel of x.
+  void add_lanes(const Spot& spot, std::int64_t block, const C* weights,
+                 const Scratch& scratch) const {
+    const std::int64_t multiplier = plan_.multiplier, pixel_sums = multiplier * L;
+    Spot sums_spot = spot;
+    sums_spot.filled_row = kPixels * pixel_sums;
+    sums_spot.filled_pixel = pixel_sums;
+    for (std::int64_t v = 0; v < multiplier; ++v, weights += gather_.kernel_area() * L) {
+      const std::int64_t first = (block * multiplier + v) * L;
+      if (first >= plan_.out_channels) break;
+      const auto mask = mask_between<C>(0, plan_.out_channels - first);
+      fill_tile<true>(sums_spot, first, weights, Vector<C>{}, TailLanes<T>{mask},
+                      scratch.sums + v * L, mask_between<C>(0, L));
+    }
+    const auto mask = mask_between<C>(0, gather_.filled_channels * gather_.groups - block * L);
+    const Vector<C> start = start_of(block * L, mask);
+    for (std::int64_t r = 0; r < spot.row_count; ++r) {
+      for (std::int64_t p = 0; p < spot.pixel_count; ++p) {
+        const C* sums = scratch.sums + (r * kPixels + p) * pixel_sums;
+        Vector<C> sum = start;
+        for (std::int64_t m = 0; m < multiplier; ++m) {
+          sum += load_strided(sums + m, multiplier, mask);
+        }
+        store_masked(spot.filled + r * spot.filled_row + p * spot.filled_pixel + block * L, sum,
+                     mask);
+      }
+    }
+  }
+
+  // Fills the pixels of a tile by one vector, into elements of type U from `filled` on.
+  template <bool kChecked, class Load, class U>
+  [[gnu::noinline]] void fill_tile(const Spot& spot, std::int64_t source_channel, const C* weights,
+                                   Vector<C> start, Load load_pixel, U* filled,
+                                   Mask<C> mask) const {
+    Tile tile;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows * kPixels; ++i) tile.block.sums[i][0] = start;
+    add_taps<kChecked>(tile, spot, source_channel, weights, load_pixel);
+    tile.finish();
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      if (r >= spot.row_count) break;
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) {
+        if (p >= spot.pixel_count) break;
+        store_masked(filled + r * spot.filled_row + p * spot.filled_pixel,
+                     tile.block.sums[r * kPixels + p][0], mask);
+      }
+    }
+  }
+
+  template <bool kChecked, class Load>
+  HANDCONV_INLINE void add_taps(Tile& tile, const Spot& spot, std::int64_t source_channel,
+                                const C* weights, Load load_pixel) const {
+    const ImageStrides& strides = gather_.source_strides;
+    const std::int64_t height = gather_.rows.source_size;
+    const std::int64_t unit = spot.columns->unit * strides.column;
+    const T* source = spot.source + source_channel;
+    for (const Tap& row : spot.rows->taps) {
+      const T* lines[kRows];
+      bool any = false;
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        const std::int64_t h = (spot.row + r) * spot.rows->source_step + row.offset;
+        const bool inside = r < spot.row_count &&
+                            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height);
+        lines[r] = inside ? source + h * strides.row : nullptr;
+        any |= inside;
+      }
+      if (!any) continue;
+      const C* row_weights = weights + row.kernel * gather_.columns.kernel_size * L;
+      const std::uint32_t* inside = spot.inside;
+      for (const TapRun& run : spot.columns->runs) {
+        const C* run_weights = row_weights + run.kernel * L;
+        const std::int64_t offset = run.column * strides.column, step = run.kernel_step * L;
+        switch (run.taps) {
+          case 1:
+            add_run<1, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
+            break;
+          case 2:
+            add_run<2, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
+            break;
+          case 3:
+            add_run<3, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
+            break;
+          default:
+            add_run<4, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
+        }
+        ++inside;
+      }
+      tile.note_terms(spot.columns->taps);
+    }
+  }
+
+  // K taps of a row of the kernel, which read K + kPixels - 1 columns of each line.
+  template <int K, bool kChecked, class Load>
+  HANDCONV_INLINE static void add_run(Tile& tile, const T* const (&lines)[kRows],
+                                      std::int64_t offset, std::int64_t unit, const C* weights,
+                                      std::int64_t weight_step, std::uint32_t inside,
+                                      Load load_pixel) {
+    Vector<C> weight[K];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) weight[k] = load(weights + k * weight_step);
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      if (!lines[r]) continue;
+      const T* line = lines[r] + offset;
+#pragma GCC unroll 16
+      for (int j = 0; j < kPixels + K - 1; ++j) {
+        // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
+        // costs more.
+        if (kChecked && !(inside >> j & 1)) continue;
+        const Vector<C> pixel = load_pixel(line + j * unit);
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) {
+          const int p = j - k;
+          if (p < 0 || p >= kPixels) continue;
+          Vector<C>& sum = tile.block.sums[r * kPixels + p][0];
+          sum = fma(pixel, weight[k], sum);
+        }
+      }
+    }
+  }
+
+  Plan plan_;
+  const Gather& gather_;
+  const Workspace& workspace_;
+  std::int64_t w_lane_;
+  Span<ColumnPlan> columns_{nullptr, 0};
+};

@@ -10,9 +10,8 @@ Refusal needs_nchw(const Problem& problem) {
 
 Refusal needs_nhwc_and_depthwise(const Problem& problem) {
   if (problem.layout != Layout::kNhwc) return "needs channels_last images";
-  const Geometry& g = problem.geometry;
-  const bool depthwise = g.in_channels_per_group() == 1 && g.out_channels_per_group() == 1;
-  return depthwise ? nullptr : "needs one input and one output channel per group";
+  return problem.geometry.in_channels_per_group() == 1 ? nullptr
+                                                       : "needs one input channel per group";
 }
 
 Refusal refuse_all_but_small_groups(const Problem& problem, int lanes) {

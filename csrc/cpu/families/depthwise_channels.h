@@ -3,9 +3,7 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/pixel_tiles.h"
-#include "cpu/lanes.h"
-#include "cpu/pixel_kernel.h"
+#include "cpu/depthwise_columns.h"
 #include "cpu/depthwise_channels.h"
 #include "cpu/row_blocks.h"
 #include "cpu/depthwise_channels_weight.h"
