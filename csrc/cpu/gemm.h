@@ -112,7 +112,9 @@ class GemmKernel {
         const std::int64_t block = item % part.blocks, group = item / part.blocks % gather_.groups;
         const std::int64_t n = item / part.blocks / gather_.groups;
         const StripPixels pixels(part, gather_.filled_strides, 0, part.pixels);
-        pack_image(part, pixels, group, first + n, block, shared_image(part, group, n, block));
+        bool inside[StripPixels::kMost];
+        pack_image(part, pixels, group, first + n, block, shared_image(part, group, n, block),
+                   inside);
       });
     });
   }
@@ -133,12 +135,12 @@ class GemmKernel {
   }
 
   void pack_image(const GemmClass& part, const StripPixels& pixels, std::int64_t group,
-                  std::int64_t n, std::int64_t block, C* packed) const {
+                  std::int64_t n, std::int64_t block, C* packed, bool* inside) const {
     const DepthBlock depth = part.depth_block(block);
     if (depth.size() == 0) return;
     if constexpr (kPixelsAreRows) {
       pack_pixel_rows(part, source_image(group, n), pixels, depth, part.template pitch<C>(),
-                      packed);
+                      packed, inside);
     } else {
       pack_pixel_lanes(part, source_image(group, n), pixels, depth, packed);
     }
@@ -172,6 +174,8 @@ class GemmKernel {
     const std::int64_t p0 = Plan::strip_first(part, item.strip);
     const StripPixels pixels(part, gather_.filled_strides, p0,
                              Plan::strip_first(part, item.strip + 1) - p0);
+    bool inside[StripPixels::kMost];
+    for (bool& pixel : inside) pixel = true;
     for (std::int64_t block = 0; block < part.blocks; ++block) {
       const C* weight = shared_weight(part, item.group, item.channel, block);
       if (plan_.images_are_shared()) {
@@ -183,9 +187,9 @@ class GemmKernel {
         if (plan_.images_are_shared()) {
           image = shared_image(part, item.group, item.sample + i - first_of_pass, block);
         } else {
-          pack_image(part, pixels, item.group, item.sample, block, scratch.operand);
+          pack_image(part, pixels, item.group, item.sample, block, scratch.operand, inside);
         }
-        multiply_block(part, item, pixels, item.sample + i, block, image, weight,
+        multiply_block(part, item, pixels, inside, item.sample + i, block, image, weight,
                        scratch.totals + i * (plan_.totals_size() / plan_.totals_samples()),
                        scratch);
       }
@@ -194,7 +198,7 @@ class GemmKernel {
 
   // The product of one block of the sum, added to `totals` or stored.
   void multiply_block(const GemmClass& part, const Item& item, const StripPixels& pixels,
-                      std::int64_t n, std::int64_t block, const C* image, const C* weight,
+                      const bool* inside, std::int64_t n, std::int64_t block, const C* image, const C* weight,
                       C* totals, const Scratch& scratch) const {
     const std::int64_t rows = kPixelsAreRows ? pixels.count : item.channels;
     const std::int64_t lanes = kPixelsAreRows ? item.channels : pixels.count;
@@ -213,6 +217,10 @@ class GemmKernel {
                      0,
                      nullptr,
                      {}};
+      if (kPixelsAreRows && !any_of(inside + r0, tiles.size(tile))) {
+        if (block > 0 && block < part.blocks - 1) return;
+        job.depth = 0;
+      }
       const std::int64_t rest = lanes - l0;
       run_tile(part, item, pixels, n, block, job, r0, tiles.size(tile), l0,
                rest < kLanesOfPanel ? rest : kLanesOfPanel,
@@ -225,6 +233,12 @@ class GemmKernel {
       for (std::int64_t tile = 0; tile < tiles.parts; ++tile)
         for (std::int64_t panel = 0; panel < panels; ++panel) visit(tile, panel);
     }
+  }
+
+  static bool any_of(const bool* flags, std::int64_t count) {
+    bool any = false;
+    for (std::int64_t i = 0; i < count; ++i) any |= flags[i];
+    return any;
   }
 
   void run_tile(const GemmClass& part, const Item& item, const StripPixels& pixels,

@@ -59,10 +59,12 @@ inline void copy_run(const T* run, std::int64_t first, std::int64_t last, std::i
   }
 }
 
+// Returns in `inside` which pixels see anything but padding.
 template <class T>
 inline void pack_pixel_rows(const GemmClass& part, const SourceImage<T>& image,
                             const StripPixels& pixels, const DepthBlock& block,
-                            std::int64_t pitch, Compute<T>* packed) {
+                            std::int64_t pitch, Compute<T>* packed, bool* inside) {
+  for (std::int64_t p = 0; p < pixels.count; ++p) inside[p] = false;
   const bool adjoin = taps_adjoin(part, image);
   const std::int64_t columns = part.columns->taps.count, channels = image.channels;
   const std::int64_t runs_of_row = adjoin ? 1 : columns;
@@ -77,8 +79,10 @@ inline void pack_pixel_rows(const GemmClass& part, const SourceImage<T>& image,
     for (std::int64_t p = 0; p < pixels.count; ++p, row += pitch) {
       const std::int64_t h = pixels.h[p] + dh, w = pixels.w[p] + dw;
       const bool exists = static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(image.height);
-      copy_run(image.data + h * image.strides.row + w * image.strides.column, first, last,
-               -w * channels, exists ? (image.width - w) * channels : -w * channels, row);
+      const std::int64_t begin = -w * channels, end = exists ? begin + image.width * channels : begin;
+      inside[p] |= begin < last && end > first && exists;
+      copy_run(image.data + h * image.strides.row + w * image.strides.column, first, last, begin,
+               end, row);
     }
   }
 }

@@ -26,6 +26,22 @@ struct TileJob {
   Mask<C> tail;       // lanes of the last vector that are stored
 };
 
+// sums[v] += *element * lanes[v]
+template <class C, int V>
+HANDCONV_INLINE void add_row(Vector<C> (&sums)[V], const C* element, const Vector<C> (&lanes)[V],
+                             bool from_memory) {
+  if constexpr (kVectorBytes == 64) {
+    if (from_memory || V == 1) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[v] = fma_element(element, lanes[v], sums[v]);
+      return;
+    }
+  }
+  const Vector<C> value = broadcast(*element);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) sums[v] = fma(value, lanes[v], sums[v]);
+}
+
 template <class C, int R, int V>
 [[gnu::noinline]] void multiply_tile(const TileJob<C>& job) {
   Vector<C> sums[R][V];
@@ -37,19 +53,23 @@ template <class C, int R, int V>
   const std::int64_t pitch = job.row_pitch;
   const C *first = job.rows, *fifth = first + 5 * pitch, *tenth = fifth + 5 * pitch;
   const C* panel = job.panel;
-  for (std::int64_t k = 0; k < job.depth; ++k, panel += kPanelLanes<C>) {
+  const auto add_term = [&](std::int64_t k) __attribute__((always_inline)) {
     Vector<C> lanes[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) lanes[v] = load(panel + v * kLanes<C>);
+    for (int v = 0; v < V; ++v) lanes[v] = load(panel + k * kPanelLanes<C> + v * kLanes<C>);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const C* base = r < 5 ? first : r < 10 ? fifth : tenth;
-      const Vector<C> element = broadcast(base[r % 5 * pitch]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
+      const C* element = (r < 5 ? first : r < 10 ? fifth : tenth) + r % 5 * pitch + k;
+      add_row(sums[r], element, lanes, r % 2 == 1);
     }
-    ++first, ++fifth, ++tenth;
+  };
+  std::int64_t left = job.depth;
+  for (; left >= 2; left -= 2) {
+    add_term(0);
+    add_term(1);
+    first += 2, fifth += 2, tenth += 2, panel += 2 * kPanelLanes<C>;
   }
+  if (left > 0) add_term(0);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
