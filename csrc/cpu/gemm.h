@@ -75,16 +75,15 @@ class GemmKernel {
   void pack_weights() {
     constexpr std::int64_t kUnit = kPixelsAreRows ? kLanesOfPanel : 16;
     const std::int64_t units = ceil_divide(gather_.filled_channels, kUnit);
-    plan_.for_classes([&](const GemmClass& part) {
-      const std::int64_t cost = kUnit * part.block;
-      parallel_for(gather_.groups * part.blocks * units, cost, [&](std::int64_t item, int) {
-        const std::int64_t block = item % part.blocks, first = item / part.blocks % units * kUnit;
-        const std::int64_t group = item / part.blocks / units;
-        const std::int64_t rest = gather_.filled_channels - first;
-        pack_weight(part, group, first, rest < kUnit ? rest : kUnit, block,
-                    shared_weight(part, group, first, block));
-      });
-    });
+    const auto count = [&](const GemmClass& part) { return gather_.groups * part.blocks * units; };
+    plan_.parallel_for_classes(
+        kUnit * Plan::kDepth, count, [&](const GemmClass& part, std::int64_t item, int) {
+          const std::int64_t block = item % part.blocks, first = item / part.blocks % units * kUnit;
+          const std::int64_t group = item / part.blocks / units;
+          const std::int64_t rest = gather_.filled_channels - first;
+          pack_weight(part, group, first, rest < kUnit ? rest : kUnit, block,
+                      shared_weight(part, group, first, block));
+        });
   }
 
   C* shared_weight(const GemmClass& part, std::int64_t group, std::int64_t channel,
@@ -106,17 +105,18 @@ class GemmKernel {
   }
 
   void pack_images(std::int64_t first, std::int64_t count) {
-    plan_.for_classes([&](const GemmClass& part) {
-      const std::int64_t cost = part.pixels * part.block;
-      parallel_for(count * gather_.groups * part.blocks, cost, [&](std::int64_t item, int) {
-        const std::int64_t block = item % part.blocks, group = item / part.blocks % gather_.groups;
-        const std::int64_t n = item / part.blocks / gather_.groups;
-        const StripPixels pixels(part, gather_.filled_strides, 0, part.pixels);
-        bool inside[StripPixels::kMost];
-        pack_image(part, pixels, group, first + n, block, shared_image(part, group, n, block),
-                   inside);
-      });
-    });
+    const auto items = [&](const GemmClass& part) { return count * gather_.groups * part.blocks; };
+    plan_.parallel_for_classes(
+        Plan::kStripPixels * Plan::kDepth, items,
+        [&](const GemmClass& part, std::int64_t item, int) {
+          const std::int64_t block = item % part.blocks,
+                             group = item / part.blocks % gather_.groups;
+          const std::int64_t n = item / part.blocks / gather_.groups;
+          const StripPixels pixels(part, gather_.filled_strides, 0, part.pixels);
+          bool inside[StripPixels::kMost];
+          pack_image(part, pixels, group, first + n, block, shared_image(part, group, n, block),
+                     inside);
+        });
   }
 
   // `n` counts from the first sample of the pass.
@@ -148,25 +148,25 @@ class GemmKernel {
 
   void run_samples(std::int64_t first, std::int64_t count) {
     const std::int64_t chunks = plan_.chunks(), together = plan_.images_are_shared() ? count : 1;
-    plan_.for_classes([&](const GemmClass& part) {
-      const std::int64_t passes = count / together;
-      const std::int64_t cost = plan_.largest_chunk() * part.depth * together *
-                                ceil_divide(part.pixels, part.strips);
-      parallel_for(
-          passes * gather_.groups * chunks * part.strips, cost,
-          [&](std::int64_t item, int thread) {
-            const std::int64_t strip = item % part.strips, chunk = item / part.strips % chunks;
-            const std::int64_t group = item / part.strips / chunks % gather_.groups;
-            const std::int64_t n = item / part.strips / chunks / gather_.groups;
-            const Item what{group,    first + n * together,     together,
-                            strip,    plan_.chunk_first(chunk), plan_.chunk_size(chunk)};
-            C* memory = workspace_.of_thread<C>(thread);
-            const Scratch scratch{memory, memory + plan_.thread_operand() + 2 * Plan::kTileSize,
-                                  memory + plan_.thread_operand(),
-                                  memory + plan_.thread_operand() + Plan::kTileSize};
-            if (what.channels > 0) run_item(part, what, first, scratch);
-          });
-    });
+    const std::int64_t passes = count / together;
+    const auto items = [&](const GemmClass& part) {
+      return passes * gather_.groups * chunks * part.strips;
+    };
+    const std::int64_t cost =
+        plan_.largest_chunk() * Plan::kStripPixels * gather_.cost_per_element();
+    plan_.parallel_for_classes(
+        cost, items, [&](const GemmClass& part, std::int64_t item, int thread) {
+          const std::int64_t strip = item % part.strips, chunk = item / part.strips % chunks;
+          const std::int64_t group = item / part.strips / chunks % gather_.groups;
+          const std::int64_t n = item / part.strips / chunks / gather_.groups;
+          const Item what{group,    first + n * together,     together,
+                          strip,    plan_.chunk_first(chunk), plan_.chunk_size(chunk)};
+          C* memory = workspace_.of_thread<C>(thread);
+          const Scratch scratch{memory, memory + plan_.thread_operand() + 2 * Plan::kTileSize,
+                                memory + plan_.thread_operand(),
+                                memory + plan_.thread_operand() + Plan::kTileSize};
+          if (what.channels > 0) run_item(part, what, first, scratch);
+        });
   }
 
   void run_item(const GemmClass& part, const Item& item, std::int64_t first_of_pass,

@@ -134,6 +134,24 @@ class GemmPlan {
   std::int64_t totals_samples() const { return images_are_shared_ ? samples_ : 1; }
   static constexpr std::int64_t kTileSize = kGemmRows * kPanelLanes<C>;
 
+  // body(class, index, thread) for index in [0, count(class)) of every class, in one go. Classes
+  // take turns, so that neighbouring items are of all costs.
+  template <class Count, class Body>
+  void parallel_for_classes(std::int64_t cost, const Count& count, const Body& body) const {
+    std::int64_t classes = 0, most = 0;
+    for_classes([&](const GemmClass& part) {
+      ++classes;
+      if (count(part) > most) most = count(part);
+    });
+    parallel_for(most * classes, cost / classes, [&](std::int64_t item, int thread) {
+      std::int64_t number = 0;
+      for_classes([&](const GemmClass& part) {
+        if (number++ == item % classes && item / classes < count(part))
+          body(part, item / classes, thread);
+      });
+    });
+  }
+
   // visit(GemmClass) for every pair of classes.
   template <class Visit>
   void for_classes(const Visit& visit) const {
