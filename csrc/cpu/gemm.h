@@ -77,13 +77,19 @@ class GemmKernel {
     const std::int64_t units = ceil_divide(gather_.filled_channels, kUnit);
     const auto count = [&](const GemmClass& part) { return gather_.groups * part.blocks * units; };
     plan_.parallel_for_classes(
-        kUnit * Plan::kDepth, count, [&](const GemmClass& part, std::int64_t item, int) {
+        packing_cost(gather_.filled_channels, kUnit), count, [&](const GemmClass& part, std::int64_t item, int) {
           const std::int64_t block = item % part.blocks, first = item / part.blocks % units * kUnit;
           const std::int64_t group = item / part.blocks / units;
           const std::int64_t rest = gather_.filled_channels - first;
           pack_weight(part, group, first, rest < kUnit ? rest : kUnit, block,
                       shared_weight(part, group, first, block));
         });
+  }
+
+  // Of one block of the sum for as many channels or pixels, out of `exist`.
+  std::int64_t packing_cost(std::int64_t exist, std::int64_t count) const {
+    const std::int64_t depth = gather_.cost_per_element();
+    return (exist < count ? exist : count) * (depth < Plan::kDepth ? depth : Plan::kDepth);
   }
 
   C* shared_weight(const GemmClass& part, std::int64_t group, std::int64_t channel,
@@ -107,7 +113,7 @@ class GemmKernel {
   void pack_images(std::int64_t first, std::int64_t count) {
     const auto items = [&](const GemmClass& part) { return count * gather_.groups * part.blocks; };
     plan_.parallel_for_classes(
-        Plan::kStripPixels * Plan::kDepth, items,
+        packing_cost(gather_.filled_area(), Plan::kStripPixels), items,
         [&](const GemmClass& part, std::int64_t item, int) {
           const std::int64_t block = item % part.blocks,
                              group = item / part.blocks % gather_.groups;
@@ -152,8 +158,10 @@ class GemmKernel {
     const auto items = [&](const GemmClass& part) {
       return passes * gather_.groups * chunks * part.strips;
     };
-    const std::int64_t cost =
-        plan_.largest_chunk() * Plan::kStripPixels * gather_.cost_per_element();
+    const std::int64_t area = gather_.filled_area();
+    const std::int64_t cost = ceil_divide(gather_.filled_channels, chunks) *
+                              (area < Plan::kStripPixels ? area : Plan::kStripPixels) *
+                              gather_.cost_per_element() * together;
     plan_.parallel_for_classes(
         cost, items, [&](const GemmClass& part, std::int64_t item, int thread) {
           const std::int64_t strip = item % part.strips, chunk = item / part.strips % chunks;
