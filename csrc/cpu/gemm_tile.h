@@ -1,0 +1,116 @@
+// The register tile of direct.gemm: up to 14 rows by 2 vectors of lanes, kept in registers while a
+// block of the sum runs.
+//
+//     target[r][lane] = start[r][lane] + sum over k < depth of rows[r * row_pitch + k] *
+//                                                             panel[k * kPanelLanes + lane]
+//
+// 14 x 2 vectors use 28 of the 32 AVX-512 registers for sums, 2 for the panel and one for the
+// row's element: 28 multiply-adds for 16 loads, and a panel that streams from L2 brings 128 bytes
+// in 14 cycles, where a tile of 6 x 4 asks for 256 in 12. With 16 registers 6 x 2 fit. Rows lie at
+// one pitch, so that three pointers reach all of them.
+
+constexpr int kGemmRows = kVectorBytes == 64 ? 14 : 6;
+constexpr int kPanelVectors = 2;
+template <class C>
+constexpr std::int64_t kPanelLanes = kPanelVectors * kLanes<C>;
+
+template <class C>
+struct TileJob {
+  const C* rows;
+  std::int64_t row_pitch;
+  const C* panel;
+  std::int64_t depth;
+  const C* start;  // null for zeros
+  std::int64_t start_pitch;
+  C* const* targets;  // one pointer a row
+  Mask<C> tail;       // lanes of the last vector that are stored
+};
+
+// sums[v] += *element * lanes[v]
+template <class C, int V>
+HANDCONV_INLINE void add_row(Vector<C> (&sums)[V], const C* element, const Vector<C> (&lanes)[V],
+                             bool from_memory) {
+  if constexpr (kVectorBytes == 64) {
+    if (from_memory || V == 1) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[v] = fma_element(element, lanes[v], sums[v]);
+      return;
+    }
+  }
+  const Vector<C> value = broadcast(*element);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) sums[v] = fma(value, lanes[v], sums[v]);
+}
+
+template <class C, int R, int V>
+[[gnu::noinline]] void multiply_tile(const TileJob<C>& job) {
+  Vector<C> sums[R][V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
+  }
+  const std::int64_t pitch = job.row_pitch;
+  const C *first = job.rows, *fifth = first + 5 * pitch, *tenth = fifth + 5 * pitch;
+  const C* panel = job.panel;
+  const auto add_term = [&](std::int64_t k) __attribute__((always_inline)) {
+    Vector<C> lanes[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) lanes[v] = load(panel + k * kPanelLanes<C> + v * kLanes<C>);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const C* element = (r < 5 ? first : r < 10 ? fifth : tenth) + r % 5 * pitch + k;
+      add_row(sums[r], element, lanes, r % 2 == 1);
+    }
+  };
+  std::int64_t left = job.depth;
+  for (; left >= 2; left -= 2) {
+    add_term(0);
+    add_term(1);
+    first += 2, fifth += 2, tenth += 2, panel += 2 * kPanelLanes<C>;
+  }
+  if (left > 0) add_term(0);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      if (job.start) sums[r][v] += load(job.start + r * job.start_pitch + v * kLanes<C>);
+      C* target = job.targets[r] + v * kLanes<C>;
+      if (v == V - 1) {
+        store_masked(target, sums[r][v], job.tail);
+      } else {
+        store(target, sums[r][v]);
+      }
+    }
+  }
+}
+
+template <class C, int V, int... R>
+HANDCONV_INLINE void multiply_rows(int rows, const TileJob<C>& job,
+                                   std::integer_sequence<int, R...>) {
+  using Multiply = void (*)(const TileJob<C>&);
+  static constexpr Multiply kByRows[] = {multiply_tile<C, R + 1, V>...};
+  kByRows[rows - 1](job);
+}
+
+// The tile of that many rows, at most kGemmRows, and that many lanes, at most kPanelLanes.
+template <class C>
+inline void multiply(int rows, std::int64_t lanes, TileJob<C>& job) {
+  constexpr std::make_integer_sequence<int, kGemmRows> counts;
+  if (lanes > kLanes<C>) {
+    job.tail = mask_between<C>(0, lanes - kLanes<C>);
+    multiply_rows<C, 2>(rows, job, counts);
+  } else {
+    job.tail = mask_between<C>(0, lanes);
+    multiply_rows<C, 1>(rows, job, counts);
+  }
+}
+
+// Items [0, count) cut into `parts` whose sizes differ by one at most.
+struct EvenSplit {
+  std::int64_t count, parts;
+  std::int64_t first(std::int64_t part) const { return count * part / parts; }
+  std::int64_t size(std::int64_t part) const { return first(part + 1) - first(part); }
+};
+
+inline std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
