@@ -1,22 +1,24 @@
-// The weight gradient of direct.channels: sums over pixels of products of channels. Lanes are
-// output channels, rows of the tile input channels; the pixels of channels_last y and x are read in
-// place. Images that must be converted are so some samples at a time; the totals then outlive a
-// pass, in the shared workspace.
+// The weight gradient where lanes are channels:
+//
+//     w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] * x[n, ic, oh s - p + kh d, ow s - p + kw d]
+//
+// Lanes are the channels of one image and rows those of the other, both packed strip by strip
+// (weight_packing.h), cut as weight_plan.h says and multiplied by the tile of weight_tile.h: 2
+// FLOPs for each pair of channels, pixel of y and tap inside the image; a panel in L1 is read once
+// for every 6 rows, and every row of L2 once for every 64 lanes.
 
 template <class T>
 class ChannelsWeightKernel {
  public:
   using C = Compute<T>;
+  using Plan = WeightPlan<C>;
 
   static WorkspaceSize workspace(const Problem& problem) {
-    const Geometry& g = problem.geometry;
-    const std::int64_t samples = samples_per_pass(problem);
-    const std::int64_t images = packs(problem) ? samples * sample_elements(g) : 0;
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
-    return samples == g.batch ? WorkspaceSize{bytes(images), bytes(item_elements(g))}
-                              : WorkspaceSize{bytes(images + most_items(g) * item_elements(g)), 0};
+    const Plan plan(problem);
+    const std::int64_t partials =
+        plan.chunks > 1 ? plan.patches() * plan.chunks * plan.total_elements() : 0;
+    return {static_cast<std::size_t>(partials) * sizeof(C),
+            static_cast<std::size_t>(Scratch(plan).elements) * sizeof(C)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -24,156 +26,404 @@ class ChannelsWeightKernel {
   }
 
  private:
-  static constexpr int kMostRows = 14;
-
   ChannelsWeightKernel(const Problem& problem, const Buffers& buffers, const Workspace& workspace)
       : problem_(problem),
         g_(problem.geometry),
         buffers_(buffers),
         workspace_(workspace),
-        blocks_{g_.out_channels_per_group()} {}
+        plan_(problem),
+        scratch_(plan_) {}
 
-  static bool packs(const Problem& problem) { return !is_pixel_image<T>(problem.x_strides()); }
-  static std::int64_t sample_elements(const Geometry& g) {
-    return g.in_channels * g.input_area() + g.out_channels * g.output_area();
-  }
-  static std::int64_t samples_per_pass(const Problem& problem) {
-    const Geometry& g = problem.geometry;
-    return packs(problem) ? samples_within_budget<C>(g.batch, sample_elements(g)) : g.batch;
-  }
-  // The totals of one item of work, at most; and how many items there are, at most.
-  static std::int64_t item_elements(const Geometry& g) {
-    return g.width.kernel * kMostRows * LaneBlocks<C>::kLargest;
-  }
-  static std::int64_t most_items(const Geometry& g) {
-    return g.groups * LaneBlocks<C>{g.out_channels_per_group()}.count() *
-           ((g.in_channels_per_group() + 5) / 6) * g.height.kernel;
-  }
+  // Where things lie in the workspace of a thread, in elements of C.
+  struct Scratch {
+    std::int64_t panel_sample, panel_block, row_sample, row_tile, rows, pairs, totals, elements;
 
-  // Samples [first, first + count) as converted images.
-  struct Pass {
-    std::int64_t first, count;
-    PixelImage<C> x, y;
+    explicit Scratch(const Plan& plan) {
+      const bool swapped = plan.lanes_are_inputs;
+      panel_sample = (swapped ? plan.x_pixels : plan.y_pixels) * plan.blocks.full;
+      panel_block = plan.samples * panel_sample;
+      const std::int64_t row_pixels = swapped ? plan.y_pixels : plan.x_pixels;
+      row_sample = row_pixels * (plan.merges_columns ? plan.row_channels : kRowTile);
+      // An odd number of cache lines, so that tiles do not meet in the same sets of a cache; the
+      // slack is for vectors that reach past their tile.
+      constexpr std::int64_t kLine = 64 / sizeof(C);
+      row_tile = ((plan.samples * row_sample + kLanes<C> + kLine - 1) / kLine | 1) * kLine;
+      const std::int64_t tiles = plan.merges_columns ? 1 : RowTiles(plan.patch_rows, false).count;
+      rows = aligned(plan.patch_blocks * panel_block);
+      pairs = rows + tiles * row_tile;
+      const std::int64_t pair_bytes =
+          plan.column_taps() * plan.y_pixels * static_cast<std::int64_t>(sizeof(PixelPair));
+      totals = aligned(pairs + (pair_bytes + sizeof(C) - 1) / sizeof(C));
+      elements = totals + (plan.chunks > 1 ? 0 : plan.total_elements());
+    }
+    static std::int64_t aligned(std::int64_t elements) { return (elements + 15) / 16 * 16; }
   };
 
+  // The outputs of a patch, as channels of its group.
+  struct Patch {
+    std::int64_t group, first_block, block_count, first_row, rows;
+  };
+  Patch patch_of(std::int64_t index) const {
+    const std::int64_t lanes = index % plan_.lane_parts * plan_.patch_blocks;
+    const std::int64_t rows = index / plan_.lane_parts % plan_.row_parts * plan_.patch_rows;
+    return {index / plan_.lane_parts / plan_.row_parts, lanes,
+            smaller(plan_.patch_blocks, plan_.blocks.count() - lanes), rows,
+            smaller(plan_.patch_rows, plan_.row_channels - rows)};
+  }
+
   void run_all() {
-    const std::int64_t step = samples_per_pass(problem_);
-    for (std::int64_t n = 0; n < g_.batch; n += step)
-      run_pass(n, g_.batch - n < step ? g_.batch - n : step);
-  }
-
-  void run_pass(std::int64_t first, std::int64_t count) {
-    C* scratch = workspace_.shared<C>();
-    const auto* x = static_cast<const T*>(buffers_.x) + first * problem_.x_strides().sample;
-    const auto* y = static_cast<const T*>(buffers_.y) + first * problem_.y_strides().sample;
-    const Pass pass{
-        first, count,
-        as_pixel_image<T>(x, problem_.x_strides(), count, g_.in_channels, g_.height.input,
-                          g_.width.input, scratch),
-        as_pixel_image<T>(y, problem_.y_strides(), count, g_.out_channels, g_.height.output,
-                          g_.width.output, scratch + count * g_.in_channels * g_.input_area())};
-    std::int64_t items = 0;
-    for (std::int64_t block = 0; block < blocks_.count(); ++block) {
-      visit_vectors(blocks_.vectors(block), [&](auto vectors) {
-        constexpr int V = decltype(vectors)::value;
-        if (g_.in_channels_per_group() == 1) {
-          items += run_block<1, V>(pass, block, items);
-        } else {
-          items += run_block<kTileRows<V>, V>(pass, block, items);
-        }
-      });
-    }
-  }
-
-  // Returns the number of items; `first_item` of them came before.
-  template <int R, int V>
-  std::int64_t run_block(const Pass& pass, std::int64_t block, std::int64_t first_item) const {
-    const std::int64_t channel_tiles = (g_.in_channels_per_group() + R - 1) / R;
-    const std::int64_t items = g_.groups * channel_tiles * g_.height.kernel;
-    const std::int64_t cost = pass.count * g_.output_area() * g_.width.kernel * R * V * kLanes<C>;
-    parallel_for(items, cost, [&](std::int64_t item, int thread) {
-      const std::int64_t kh = item % g_.height.kernel,
-                         tile = item / g_.height.kernel % channel_tiles;
-      const std::int64_t group = item / g_.height.kernel / channel_tiles;
-      add_row_of_taps<R, V>(pass, group, block, tile * R, kh, totals_of(first_item + item, thread));
+    const std::int64_t cost = g_.batch * g_.output_area() / plan_.chunks * plan_.patch_blocks *
+                              plan_.blocks.full * plan_.total_rows();
+    parallel_for(plan_.items(), cost, [&](std::int64_t item, int thread) {
+      run_item(item / plan_.chunks, item % plan_.chunks, workspace_.of_thread<C>(thread));
     });
-    return items;
+    if (plan_.chunks == 1) return;
+    constexpr std::int64_t kRows = 64;
+    const std::int64_t pieces = parts_of(plan_.total_rows(), kRows);
+    parallel_for(plan_.patches() * pieces, kRows * plan_.patch_blocks * plan_.blocks.full *
+                 plan_.chunks, [&](std::int64_t item, int) {
+      const Patch patch = patch_of(item / pieces);
+      const std::int64_t first = item % pieces * kRows;
+      store_rows(patch, partial(item / pieces, 0),
+                 {first, smaller(first + kRows, patch.rows * plan_.taps())});
+    });
   }
 
-  C* totals_of(std::int64_t item, int thread) const {
-    const std::int64_t samples = samples_per_pass(problem_);
-    if (samples == g_.batch) return workspace_.of_thread<C>(thread);
-    return workspace_.shared<C>() + samples * sample_elements(g_) + item * item_elements(g_);
+  C* partial(std::int64_t patch, std::int64_t chunk) const {
+    return workspace_.shared<C>() + (patch * plan_.chunks + chunk) * plan_.total_elements();
   }
 
-  // w[oc of the block, ic .. ic + R, kh, all kw]
-  template <int R, int V>
-  void add_row_of_taps(const Pass& pass, std::int64_t group, std::int64_t block, std::int64_t ic,
-                       std::int64_t kh, C* totals) const {
-    constexpr std::int64_t kTileElements = R * V * kLanes<C>;
-    if (pass.first == 0) {
-      for (std::int64_t i = 0; i < g_.width.kernel * kTileElements; ++i) totals[i] = 0;
-    }
-    for (std::int64_t n = 0; n < pass.count; ++n) {
-      for_row_blocks(g_, outputs_inside(g_.height, kh), [&](std::int64_t first, std::int64_t last) {
-        for (std::int64_t kw = 0; kw < g_.width.kernel; ++kw) {
-          add_partial_sum<R, V>(pass, group, block, ic, n, kh, kw, {first, last},
-                                totals + kw * kTileElements);
+  // The totals of an item: row r of lane block b begins at data + b * block + r * step.
+  struct Totals {
+    C* data;
+    std::int64_t block, step;
+  };
+
+  // A single block of pixels is the whole sum: it goes where it belongs.
+  bool stores_at_once(const Patch& patch) const {
+    const std::int64_t lanes = lanes_of(patch);
+    return std::is_same_v<T, C> && plan_.lanes_are_inputs && lanes % kLanes<C> == 0 &&
+           g_.batch <= plan_.samples && plan_.strip_rows >= g_.height.output &&
+           plan_.strip_columns >= g_.width.output && plan_.y_pixels <= Plan::kBlockPixels;
+  }
+  std::int64_t lanes_of(const Patch& patch) const {
+    const std::int64_t first = plan_.blocks.first(patch.first_block);
+    return smaller(patch.block_count * plan_.blocks.full, plan_.lane_channels - first);
+  }
+
+  void run_item(std::int64_t patch_index, std::int64_t chunk, C* scratch) const {
+    const Patch patch = patch_of(patch_index);
+    const bool at_once = stores_at_once(patch);
+    const Totals totals =
+        at_once ? Totals{reinterpret_cast<C*>(weight_row(patch, 0)), plan_.blocks.full,
+                         g_.in_channels_per_group()}
+                : Totals{plan_.chunks > 1 ? partial(patch_index, chunk) : scratch + scratch_.totals,
+                         plan_.total_rows() * plan_.blocks.full, plan_.blocks.full};
+    const Range chunk_rows = part_of({0, g_.height.output}, plan_.chunks, chunk);
+    // Chunks differ by a row: a strip is one of the largest, which all fit.
+    const std::int64_t row_strips = parts_of(chunk_rows.last - chunk_rows.first, plan_.strip_rows);
+    const std::int64_t column_strips = parts_of(g_.width.output, plan_.strip_columns);
+    bool starts = true;
+    for (std::int64_t column = 0; column < column_strips; ++column) {
+      const Range columns = part_of({0, g_.width.output}, column_strips, column);
+      const AxisWindow x_columns = window_of(g_.width, columns, plan_.merges_columns);
+      auto* pairs = reinterpret_cast<PixelPair*>(scratch + scratch_.pairs);
+      list_pairs(smaller(plan_.strip_rows, chunk_rows.last - chunk_rows.first), columns, x_columns,
+                 pairs);
+      for (std::int64_t n = 0; n < g_.batch; n += plan_.samples) {
+        for (std::int64_t row = 0; row < row_strips; ++row) {
+          const Range rows = part_of(chunk_rows, row_strips, row);
+          const Strip strip{n, smaller(plan_.samples, g_.batch - n), rows, columns,
+                            window_of(g_.height, rows, false), x_columns};
+          pack(patch, strip, scratch);
+          multiply(patch, strip, scratch, totals, starts);
+          starts = false;
         }
-      });
+      }
     }
-    if (pass.first + pass.count == g_.batch) store_totals<R, V>(group, block, ic, kh, totals);
+    if (plan_.chunks == 1 && !at_once) {
+      store_rows(patch, totals.data, {0, patch.rows * plan_.taps()});
+    }
   }
 
-  template <int R, int V>
-  void add_partial_sum(const Pass& pass, std::int64_t group, std::int64_t block, std::int64_t ic,
-                       std::int64_t n, std::int64_t kh, std::int64_t kw, Range rows,
-                       C* totals) const {
-    const Range columns = outputs_inside(g_.width, kw);
-    const std::int64_t count = columns.last - columns.first, lanes = blocks_.size(block);
-    if (count == 0) return;
-    const std::int64_t channels = g_.in_channels_per_group();
-    const C* x = pass.x.data + n * pass.x.sample +
-                 g_.width.input_position(columns.first, kw) * pass.x.column + group * channels;
-    const C* y = pass.y.data + n * pass.y.sample + columns.first * pass.y.column +
-                 group * g_.out_channels_per_group() + blocks_.first(block);
-    Tile<C, R, V> tile;
-    tile.start_at_zero();
-    const auto add_rows = [&](auto load_panel) __attribute__((always_inline)) {
-      for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
-        const C* line = x + g_.height.input_position(oh, kh) * pass.x.row;
-        const C* pixels[R];
-        // Rows of the tile past the last channel repeat it; they are not stored.
-        for (int r = 0; r < R; ++r) pixels[r] = line + (ic + r < channels ? ic + r : channels - 1);
-        accumulate(tile, pixels, g_.width.stride * pass.x.column, y + oh * pass.y.row,
-                   pass.y.column, count, load_panel);
+  // Pixels of y, and the window of x that they look at.
+  struct Strip {
+    std::int64_t first_sample, samples;
+    Range rows, columns;
+    AxisWindow x_rows, x_columns;
+
+    std::int64_t column_count() const { return columns.last - columns.first; }
+    std::int64_t pixels() const { return (rows.last - rows.first) * column_count(); }
+  };
+
+  // Elements between packed neighbours.
+  std::int64_t row_step() const {
+    if (!plan_.merges_columns) return kRowTile;
+    return plan_.channels_innermost ? plan_.row_channels : 1;
+  }
+  std::int64_t x_step() const { return plan_.lanes_are_inputs ? plan_.blocks.full : row_step(); }
+  std::int64_t y_step() const { return plan_.lanes_are_inputs ? row_step() : plan_.blocks.full; }
+
+  // For each tap along the width, the pixels of `rows` rows of y that meet one of x there. The row
+  // of x is that of the first tap along the height.
+  void list_pairs(std::int64_t rows, const Range& columns, const AxisWindow& x_columns,
+                  PixelPair* pairs) const {
+    const std::int64_t width = columns.last - columns.first;
+    const std::int64_t x_rows_per_row = g_.height.kernel == 1 ? 1 : g_.height.stride;
+    for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
+      PixelPair* pair = pairs + kw * plan_.y_pixels;
+      const Range inside = columns_inside(columns, kw);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        for (std::int64_t ow = inside.first; ow < inside.last; ++ow) {
+          const std::int64_t x_column =
+              (g_.width.input_position(ow, kw) - x_columns.first) / x_columns.step;
+          const std::int64_t x = (row * x_rows_per_row * x_columns.count + x_column) * x_step();
+          const std::int64_t y = (row * width + ow - columns.first) * y_step();
+          *pair++ = {static_cast<std::int32_t>(plan_.lanes_are_inputs ? x : y),
+                     static_cast<std::int32_t>(plan_.lanes_are_inputs ? y : x)};
+        }
       }
-    };
-    if (lanes == V * kLanes<C>) {
-      add_rows(FullPanel<C>{});
+    }
+  }
+  Range columns_inside(const Range& columns, std::int64_t kw) const {
+    return plan_.merges_columns ? columns : intersection(outputs_inside(g_.width, kw), columns);
+  }
+
+  void pack(const Patch& patch, const Strip& strip, C* scratch) const {
+    const bool swapped = plan_.lanes_are_inputs;
+    const RowTiles tiles = row_tiles(patch);
+    for (std::int64_t s = 0; s < strip.samples; ++s) {
+      const std::int64_t n = strip.first_sample + s;
+      const PixelWindow<T> lanes =
+          swapped ? x_window(patch.group, n, strip) : y_window(patch.group, n, strip);
+      for (std::int64_t b = 0; b < patch.block_count; ++b) {
+        PixelWindow<T> block = lanes;
+        block.first += plan_.blocks.first(patch.first_block + b) * lanes.channel_step;
+        if (block.is_empty()) continue;
+        pack_panel(block, plan_.blocks.size(patch.first_block + b), plan_.blocks.full,
+                   scratch + b * scratch_.panel_block + s * scratch_.panel_sample);
+      }
+      C* rows = scratch + scratch_.rows + s * scratch_.row_sample;
+      if (plan_.merges_columns) {
+        pack_lines(patch.group, n, strip, rows);
+        continue;
+      }
+      PixelWindow<T> window =
+          swapped ? y_window(patch.group, n, strip) : x_window(patch.group, n, strip);
+      window.first += patch.first_row * window.channel_step;
+      if (!window.is_empty()) pack_row_tiles(window, tiles, scratch_.row_tile, rows);
+    }
+  }
+
+  PixelWindow<T> y_window(std::int64_t group, std::int64_t n, const Strip& strip) const {
+    const ImageStrides strides = problem_.y_strides();
+    const T* y = static_cast<const T*>(buffers_.y) + n * strides.sample +
+                 group * g_.out_channels_per_group() * strides.channel +
+                 strip.rows.first * strides.row + strip.columns.first * strides.column;
+    return {y, strip.rows.last - strip.rows.first, strip.column_count(), strides.row,
+            strides.column, strides.channel};
+  }
+  PixelWindow<T> x_window(std::int64_t group, std::int64_t n, const Strip& strip) const {
+    const ImageStrides strides = problem_.x_strides();
+    const T* x = static_cast<const T*>(buffers_.x) + n * strides.sample +
+                 group * g_.in_channels_per_group() * strides.channel +
+                 strip.x_rows.first * strides.row + strip.x_columns.first * strides.column;
+    return {x, strip.x_rows.count, strip.x_columns.count, strip.x_rows.step * strides.row,
+            strip.x_columns.step * strides.column, strides.channel};
+  }
+
+  // x with its padding to the left and right, channels innermost or as planes, as w has them.
+  void pack_lines(std::int64_t group, std::int64_t n, const Strip& strip, C* target) const {
+    const ImageStrides strides = problem_.x_strides();
+    const std::int64_t channels = plan_.row_channels, width = strip.x_columns.count;
+    const std::int64_t first = larger(strip.x_columns.first, 0);
+    const std::int64_t last = smaller(strip.x_columns.first + width, g_.width.input);
+    const std::int64_t inside = larger(last - first, 0);
+    const std::int64_t before = smaller(first - strip.x_columns.first, width - inside);
+    const std::int64_t after = width - before - inside;
+    const T* x = static_cast<const T*>(buffers_.x) + n * strides.sample +
+                 group * channels * strides.channel + first * strides.column;
+    const bool innermost = plan_.channels_innermost;
+    const bool one_run = innermost && strides.channel == 1 && strides.column == channels;
+    for (std::int64_t row = 0; row < strip.x_rows.count; ++row) {
+      const T* line = x + (strip.x_rows.first + row * strip.x_rows.step) * strides.row;
+      if (one_run) {
+        pack_padded_line(line, 1, before * channels, inside * channels, after * channels, 1,
+                         target + row * width * channels);
+        continue;
+      }
+      for (std::int64_t c = 0; c < channels; ++c) {
+        pack_padded_line(line + c * strides.channel, strides.column, before, inside, after,
+                         innermost ? channels : 1,
+                         innermost ? target + row * width * channels + c
+                                   : target + c * plan_.x_pixels + row * width);
+      }
+    }
+  }
+
+  // Adds the products of a strip to the totals.
+  void multiply(const Patch& patch, const Strip& strip, const C* scratch, const Totals& totals,
+                bool starts) const {
+    const std::int64_t blocks = parts_of(strip.pixels(), Plan::kBlockPixels);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const Range pixels = part_of({0, strip.pixels()}, blocks, block);
+      for (std::int64_t b = 0; b < patch.block_count; ++b) {
+        visit_vectors(plan_.blocks.vectors(patch.first_block + b), [&](auto vectors) {
+          const Totals block_totals{totals.data + b * totals.block, 0, totals.step};
+          multiply_block<decltype(vectors)::value>(patch, strip, pixels, scratch,
+                                                   scratch + b * scratch_.panel_block, block_totals,
+                                                   starts && block == 0);
+        });
+      }
+    }
+  }
+
+  template <int V>
+  void multiply_block(const Patch& patch, const Strip& strip, const Range& pixels,
+                      const C* scratch, const C* panel, const Totals& totals, bool starts) const {
+    const auto* pairs = reinterpret_cast<const PixelPair*>(scratch + scratch_.pairs);
+    const std::int64_t width = strip.column_count();
+    for (std::int64_t kh = 0; kh < g_.height.kernel; ++kh) {
+      const Range rows = intersection(outputs_inside(g_.height, kh), strip.rows);
+      const Range in_rows{(rows.first - strip.rows.first) * width,
+                          (rows.last - strip.rows.first) * width};
+      const Range wanted = intersection(in_rows, pixels);
+      // Of x, from the packed row that the first tap sees to that of this one.
+      const std::int64_t x_row =
+          (g_.height.input_position(strip.rows.first, kh) - strip.x_rows.first) /
+          strip.x_rows.step;
+      const std::int64_t x_offset = x_row * strip.x_columns.count * x_step();
+      for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
+        const Range inside = columns_inside(strip.columns, kw);
+        const Range listed{listed_before(wanted.first, strip, inside),
+                           listed_before(wanted.last, strip, inside)};
+        if (listed.first == listed.last && !starts) continue;
+        TileProduct<C> product{panel + (plan_.lanes_are_inputs ? x_offset : 0),
+                               scratch + scratch_.rows + (plan_.lanes_are_inputs ? 0 : x_offset),
+                               plan_.merges_columns ? kRowTile : scratch_.row_tile,
+                               strip.samples,
+                               scratch_.panel_sample,
+                               scratch_.row_sample,
+                               pairs + kw * plan_.y_pixels + listed.first,
+                               listed.last - listed.first,
+                               nullptr,
+                               0,
+                               starts};
+        if (plan_.merges_columns) {
+          multiply_lines<V>(kh, totals, product);
+        } else {
+          multiply_tiles<V>(patch, kh * g_.width.kernel + kw, totals, product);
+        }
+      }
+    }
+  }
+
+  // Pairs of a list that belong to pixels before `pixel` of the strip.
+  static std::int64_t listed_before(std::int64_t pixel, const Strip& strip, const Range& inside) {
+    const std::int64_t width = strip.column_count(), count = inside.last - inside.first;
+    const std::int64_t in_row = pixel % width - (inside.first - strip.columns.first);
+    return pixel / width * count + smaller(larger(in_row, 0), count);
+  }
+
+  RowTiles row_tiles(const Patch& patch) const {
+    return RowTiles(patch.rows, 2 * plan_.blocks.full > LaneBlocks<C>::kLargest);
+  }
+
+  template <int V>
+  void multiply_tiles(const Patch& patch, std::int64_t tap, const Totals& totals,
+                      TileProduct<C> product) const {
+    const RowTiles tiles = row_tiles(patch);
+    const std::int64_t channel = row_of(patch, 1, tap) - row_of(patch, 0, tap);
+    const C* rows = product.rows;
+    product.total_step = channel * totals.step;
+    for (std::int64_t tile = 0, count; tile < tiles.count; tile += count > kRowTile ? 2 : 1) {
+      count = tiles.rows(tile);
+      if (kTakesTwoRowTiles<V> && tile + 1 < tiles.count && count == kRowTile &&
+          tiles.rows(tile + 1) == kRowTile) {
+        count = 2 * kRowTile;
+      }
+      product.rows = rows + tile * scratch_.row_tile;
+      product.totals = totals.data + row_of(patch, tiles.first(tile), tap) * totals.step;
+      multiply_tile_of<V>(static_cast<int>(count), product);
+    }
+  }
+
+  // The row of the totals that a channel and a tap have: in the order of w, so that rows that
+  // follow one another are neighbours there.
+  std::int64_t row_of(const Patch& patch, std::int64_t channel, std::int64_t tap) const {
+    return plan_.channels_innermost && !plan_.lanes_are_inputs ? tap * patch.rows + channel
+                                                               : channel * plan_.taps() + tap;
+  }
+
+  // Rows are taps along the width, of each input channel or of all of them.
+  template <int V>
+  void multiply_lines(std::int64_t kh, const Totals& totals, TileProduct<C> product) const {
+    const std::int64_t lines = plan_.channels_innermost ? 1 : plan_.row_channels;
+    const std::int64_t length = g_.width.kernel * plan_.row_channels / lines;
+    const RowTiles tiles(length, !kTakesTwoRowTiles<V>);
+    const C* rows = product.rows;
+    product.total_step = totals.step;
+    for (std::int64_t line = 0; line < lines; ++line) {
+      const C* first_row = rows + line * plan_.x_pixels;
+      C* first_total = totals.data + (line * g_.height.kernel + kh) * length * totals.step;
+      for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+        product.rows = first_row + tiles.first(tile);
+        product.totals = first_total + tiles.first(tile) * totals.step;
+        multiply_tile_of<V>(static_cast<int>(tiles.rows(tile)), product);
+      }
+    }
+  }
+
+  // The first element of w that belongs to lane 0 of a patch and to a row of its totals, counted in
+  // the order of row_of.
+  T* weight_row(const Patch& patch, std::int64_t row) const {
+    const std::int64_t in = g_.in_channels_per_group(), area = plan_.taps();
+    const std::int64_t lane = plan_.blocks.first(patch.first_block);
+    const std::int64_t oc = plan_.lanes_are_inputs ? patch.first_row + row / area : lane;
+    std::int64_t at = (patch.group * g_.out_channels_per_group() + oc) * in * area;
+    if (plan_.lanes_are_inputs) {
+      at += row % area * in + lane;
+    } else if (plan_.channels_innermost) {
+      at += row / patch.rows * in + patch.first_row + row % patch.rows;
     } else {
-      add_rows(TailPanel<C>{mask_between<C>(0, lanes - (V - 1) * kLanes<C>)});
+      at += patch.first_row * area + row;
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        C* total = totals + (r * V + v) * kLanes<C>;
-        store(total, load(total) + tile.sums[r][v]);
-      }
-    }
+    return static_cast<T*>(buffers_.w) + at;
   }
 
-  template <int R, int V>
-  void store_totals(std::int64_t group, std::int64_t block, std::int64_t ic, std::int64_t kh,
-                    const C* totals) const {
-    const std::int64_t lanes = blocks_.size(block), rest = g_.in_channels_per_group() - ic;
-    const std::int64_t first_oc = group * g_.out_channels_per_group() + blocks_.first(block);
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-      for (std::int64_t r = 0; r < R && r < rest; ++r) {
-        for (std::int64_t kw = 0; kw < g_.width.kernel; ++kw) {
-          *weight_element<T>(problem_, buffers_, first_oc + lane, ic + r, kh, kw) =
-              from_compute<T>(totals[((kw * R + r) * V) * kLanes<C> + lane]);
+  // Writes rows of the totals of a patch to w: the sum of those of all chunks, in order.
+  void store_rows(const Patch& patch, const C* totals, const Range& rows) const {
+    constexpr std::int64_t L = kLanes<C>;
+    const std::int64_t full = plan_.blocks.full, lanes = lanes_of(patch);
+    const auto total = [&](std::int64_t row, std::int64_t lane) {
+      const C* at = totals + (lane / full * plan_.total_rows() + row) * full + lane % full;
+      Vector<C> sum = load(at);
+      for (std::int64_t c = 1; c < plan_.chunks; ++c) sum += load(at + c * plan_.total_elements());
+      return sum;
+    };
+    if (plan_.lanes_are_inputs) {
+      for (std::int64_t row = rows.first; row < rows.last; ++row) {
+        T* to = weight_row(patch, row);
+        for (std::int64_t lane = 0; lane < lanes; lane += L) {
+          store_masked(to + lane, total(row, lane), mask_between<C>(0, lanes - lane));
+        }
+      }
+      return;
+    }
+    const std::int64_t step = g_.in_channels_per_group() * plan_.taps();
+    const std::int64_t run = plan_.channels_innermost ? patch.rows : patch.rows * plan_.taps();
+    for (std::int64_t lane = 0; lane < lanes; lane += L) {
+      for (std::int64_t row = rows.first, count; row < rows.last; row += count) {
+        count = smaller(smaller(L, rows.last - row), run - row % run);
+        Vector<C> square[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) square[i] = i < count ? total(row + i, lane) : Vector<C>{};
+        transpose<C>(square);
+        T* to = weight_row(patch, row) + lane * step;
+        const auto mask = mask_between<C>(0, count);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) {
+          if (lane + i < lanes) store_masked(to + i * step, square[i], mask);
         }
       }
     }
@@ -183,5 +433,6 @@ class ChannelsWeightKernel {
   const Geometry& g_;
   const Buffers& buffers_;
   const Workspace& workspace_;
-  LaneBlocks<C> blocks_;
+  const Plan plan_;
+  const Scratch scratch_;
 };

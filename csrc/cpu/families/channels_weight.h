@@ -3,7 +3,9 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/row_blocks.h"
+#include "cpu/weight_tile.h"
+#include "cpu/weight_packing.h"
+#include "cpu/weight_plan.h"
 #include "cpu/channels_weight.h"
 #include "rows.h"
 // clang-format on
@@ -13,6 +15,6 @@ constexpr const char* kAboutChannels = "lanes are output channels of a group, su
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<ChannelsWeightKernel>(kChannels, Slot::kWeight, Algorithm::kDirect, kAboutChannels, never_refuse, too_large_to_convert),
+    make_row<ChannelsWeightKernel>(kChannels, Slot::kWeight, Algorithm::kDirect, kAboutChannels, never_refuse, never_refuse),
 };
 // clang-format on

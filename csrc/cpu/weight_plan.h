@@ -1,0 +1,158 @@
+// How the dense weight gradient is cut into work, by the shape alone: which image gives lanes and
+// which rows, which outputs an item fills, and over which pixels of y it sums at a time.
+//
+// An item is a patch of outputs (lanes x rows x taps, totals that stay in L2) over a chunk of the
+// rows of y, in all samples in turn. Within its chunk it packs a strip of pixels (L2) and multiplies
+// it block by block of pixels (a panel of lanes in L1). There is more than one chunk only where
+// patches are too few for threads to share; then every chunk has totals of its own, which are added
+// in order at the end.
+
+inline std::int64_t parts_of(std::int64_t whole, std::int64_t part) {
+  return (whole + part - 1) / part;
+}
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+inline Range intersection(const Range& a, const Range& b) {
+  const std::int64_t first = larger(a.first, b.first), last = smaller(a.last, b.last);
+  return {first, larger(first, last)};
+}
+
+// Part `index` of `parts` of [first, last), as even as can be.
+inline Range part_of(const Range& whole, std::int64_t parts, std::int64_t index) {
+  const std::int64_t size = whole.last - whole.first;
+  return {whole.first + size * index / parts, whole.first + size * (index + 1) / parts};
+}
+
+// The input positions that are packed for some outputs: first, first + step, ...
+struct AxisWindow {
+  std::int64_t first, step, count;
+};
+inline AxisWindow window_of(const Axis& axis, const Range& outputs, bool with_padding) {
+  if (axis.kernel == 1 && !with_padding) {
+    const Range inside = intersection(outputs_inside(axis, 0), outputs);
+    return {axis.input_position(inside.first, 0), axis.stride, inside.last - inside.first};
+  }
+  std::int64_t first = axis.input_position(outputs.first, 0);
+  std::int64_t last = axis.input_position(outputs.last - 1, axis.kernel - 1) + 1;
+  if (!with_padding) {
+    first = larger(first, 0);
+    last = smaller(last, axis.input);
+  }
+  return {first, 1, larger(last - first, 0)};
+}
+// The most positions that any `outputs` outputs look at.
+inline std::int64_t largest_window(const Axis& axis, std::int64_t outputs, bool with_padding) {
+  if (axis.kernel == 1 && !with_padding) return outputs;
+  const std::int64_t reach = (outputs - 1) * axis.stride + axis.receptive_field();
+  return with_padding ? reach : smaller(reach, axis.input);
+}
+
+template <class C>
+struct WeightPlan {
+  explicit WeightPlan(const Problem& problem) : g(problem.geometry) {
+    // A weight tensor that is filled is contiguous or channels_last.
+    channels_innermost = problem.w_strides.in_channel == 1;
+    choose_sides();
+    choose_patches();
+    choose_chunks();
+    choose_strips();
+  }
+
+  std::int64_t patches() const { return g.groups * lane_parts * row_parts; }
+  std::int64_t items() const { return patches() * chunks; }
+  std::int64_t taps() const { return g.kernel_area(); }
+  // Taps that are not rows of the tile.
+  std::int64_t column_taps() const { return merges_columns ? 1 : g.width.kernel; }
+
+  // Rows of the totals of a patch, for each of its lane blocks.
+  std::int64_t total_rows() const { return patch_rows * taps(); }
+  std::int64_t total_elements() const { return patch_blocks * total_rows() * blocks.full; }
+
+  const Geometry& g;
+  bool channels_innermost;  // of w
+  bool lanes_are_inputs;    // lanes are input channels and rows output channels, or the reverse
+  // Few input channels: a row of the tile is a pair of an input channel and a tap along the width,
+  // neighbours in a line of x that is packed with its padding.
+  bool merges_columns;
+  std::int64_t lane_channels, row_channels;  // per group
+  LaneBlocks<C> blocks{0};
+  std::int64_t lane_parts, patch_blocks;  // lane blocks of a patch, at most
+  std::int64_t row_parts, patch_rows;     // row channels of a patch, at most
+  std::int64_t chunks;
+  std::int64_t strip_rows, strip_columns;  // of y, at most
+  std::int64_t samples;                    // of a strip: more than one where images are small
+  std::int64_t y_pixels, x_pixels;         // of a strip and one sample, at most
+
+ private:
+  void choose_sides() {
+    const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
+    merges_columns = in <= 4 && g.width.kernel > 1 && g.width.dilation == 1 &&
+                     in * g.width.kernel <= 64;
+    // Lanes in the order of w are stored without a transposition.
+    lanes_are_inputs = !merges_columns && channels_innermost && (in >= 48 || in >= out);
+    lane_channels = lanes_are_inputs ? in : out;
+    row_channels = lanes_are_inputs ? out : in;
+  }
+
+  void choose_patches() {
+    const std::int64_t most_blocks = parts_of(lane_channels, LaneBlocks<C>::kLargest);
+    const std::int64_t vectors = parts_of(lane_channels, most_blocks * kLanes<C>);
+    blocks = LaneBlocks<C>{lane_channels, vectors * kLanes<C>};
+    // Each lane block of a patch shares the packing of its rows, and each row that of its lanes.
+    // That is most of what a kernel of one tap does besides multiplying.
+    const bool one_tap = taps() == 1;
+    const std::int64_t wanted_blocks = larger(1, (one_tap ? 256 : 64) / blocks.full);
+    lane_parts = parts_of(blocks.count(), wanted_blocks);
+    patch_blocks = parts_of(blocks.count(), lane_parts);
+    lane_parts = parts_of(blocks.count(), patch_blocks);
+    if (merges_columns) {
+      row_parts = 1;
+      patch_rows = row_channels;
+      return;
+    }
+    constexpr std::int64_t kTotalBytes = 256 << 10;
+    const std::int64_t most_rows =
+        larger(kRowTile, kTotalBytes / static_cast<std::int64_t>(sizeof(C)) /
+                             (patch_blocks * blocks.full * taps()));
+    row_parts = parts_of(row_channels, smaller(most_rows, one_tap ? 256 : 64));
+    const std::int64_t fewest_rows = one_tap ? 128 : 32;
+    while (patches() < kEnoughItems && row_channels >= 2 * row_parts * fewest_rows) row_parts *= 2;
+    // An even number of items shares out evenly.
+    if (patches() % 2 == 1 && patches() > 1 && row_channels >= (row_parts + 1) * 16) ++row_parts;
+    patch_rows = parts_of(row_channels, row_parts);
+    row_parts = parts_of(row_channels, patch_rows);
+  }
+
+  void choose_chunks() {
+    constexpr std::int64_t kPixels = 768;
+    const std::int64_t most = smaller(g.height.output, g.output_area() / kPixels);
+    chunks = larger(1, smaller(parts_of(kEnoughItems, patches()), most));
+  }
+
+  void choose_strips() {
+    constexpr std::int64_t kBytes = 400 << 10, kMostColumns = 1024;
+    const std::int64_t pixel_bytes = (patch_blocks * blocks.full + patch_rows) * sizeof(C);
+    const std::int64_t pixels = larger(kBlockPixels, kBytes / pixel_bytes);
+    const std::int64_t chunk_rows = parts_of(g.height.output, chunks);
+    strip_columns = parts_of(g.width.output, parts_of(g.width.output, kMostColumns));
+    // Rows above and below a strip are packed again for its neighbours.
+    const std::int64_t halo = g.height.receptive_field() - 1;
+    strip_rows = larger(pixels / strip_columns, smaller(2 * halo / g.height.stride,
+                                                        4 * kMostColumns / strip_columns));
+    strip_rows = larger(1, smaller(strip_rows, chunk_rows));
+    strip_rows = parts_of(chunk_rows, parts_of(chunk_rows, strip_rows));
+    y_pixels = strip_rows * strip_columns;
+    x_pixels = largest_window(g.height, strip_rows, false) *
+               largest_window(g.width, strip_columns, merges_columns);
+    const bool whole = strip_rows >= g.height.output && strip_columns >= g.width.output;
+    samples = whole ? larger(1, smaller(g.batch, kBlockPixels / y_pixels)) : 1;
+  }
+
+ public:
+  // Terms of a partial sum, and pixels of a panel in L1.
+  static constexpr std::int64_t kBlockPixels = 112;
+
+ private:
+  static constexpr std::int64_t kEnoughItems = 8;
+};
