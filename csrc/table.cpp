@@ -19,13 +19,13 @@ std::vector<Kernel> collect_kernels() {
     for (const auto& family : families) table.insert(table.end(), family.begin, family.end);
   };
   if (isa_is_usable(Isa::kAvx512))
-    append({avx512_planes(), avx512_depthwise_channels(), avx512_grouped(), avx512_channels(),
-            avx512_channels_weight(), avx512_im2col()});
+    append({avx512_winograd(), avx512_planes(), avx512_depthwise_channels(), avx512_grouped(),
+            avx512_channels(), avx512_channels_weight(), avx512_im2col()});
   if (isa_is_usable(Isa::kAvx2))
-    append({avx2_planes(), avx2_depthwise_channels(), avx2_grouped(), avx2_channels(),
-            avx2_channels_weight(), avx2_im2col()});
-  append({baseline_planes(), baseline_depthwise_channels(), baseline_grouped(), baseline_channels(),
-          baseline_channels_weight(), baseline_im2col()});
+    append({avx2_winograd(), avx2_planes(), avx2_depthwise_channels(), avx2_grouped(),
+            avx2_channels(), avx2_channels_weight(), avx2_im2col()});
+  append({baseline_winograd(), baseline_planes(), baseline_depthwise_channels(), baseline_grouped(),
+          baseline_channels(), baseline_channels_weight(), baseline_im2col()});
   append({reference_kernels()});
 #if HANDCONV_WITH_CUDA
   append({cuda_depthwise(), cuda_grouped(), cuda_gemm(), cuda_im2col(), cuda_reference()});
@@ -41,8 +41,15 @@ bool serves(const Kernel& kernel, const Problem& problem) {
 }
 
 Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
-  if (algorithm == Algorithm::kAuto || kernel.algorithm == Algorithm::kReference) return nullptr;
-  return kernel.algorithm == algorithm ? nullptr : "belongs to another algorithm";
+  constexpr Refusal kAnother = "belongs to another algorithm";
+  if (algorithm == Algorithm::kAuto) return nullptr;
+  // Winograd has no kernels for weight gradients: those of the direct algorithm stand in, so that
+  // its ops can be differentiated. What it cannot do otherwise it refuses.
+  if (algorithm == Algorithm::kWinograd && kernel.slot != Slot::kWeight)
+    return kernel.algorithm == algorithm ? nullptr : kAnother;
+  if (algorithm == Algorithm::kWinograd) algorithm = Algorithm::kDirect;
+  return kernel.algorithm == algorithm || kernel.algorithm == Algorithm::kReference ? nullptr
+                                                                                    : kAnother;
 }
 
 Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
@@ -53,6 +60,20 @@ Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algori
 Refusal refusal_of(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
   const Refusal reason = inability(kernel, problem, algorithm);
   return reason ? reason : kernel.should_not(problem);
+}
+
+// What to say where no kernel takes the problem.
+std::string why_none(const Problem& problem, Algorithm algorithm) {
+  const std::string device = to_string(problem.device);
+  if (algorithm == Algorithm::kAuto) return "this build has no kernels for " + device;
+  std::string text = std::string(to_string(algorithm)) + " cannot run this on " + device + ": ";
+  std::string reasons;
+  for (const Kernel& kernel : kernels()) {
+    if (!serves(kernel, problem) || kernel.algorithm != algorithm) continue;
+    reasons += (reasons.empty() ? "" : "; ") + std::string(kernel.name) + " ";
+    reasons += kernel.cannot(problem);
+  }
+  return text + (reasons.empty() ? "there are no such kernels" : reasons);
 }
 
 const Kernel& kernel_forced(const Problem& problem, std::string_view name) {
@@ -83,10 +104,7 @@ const Kernel& choose(const Problem& problem, Algorithm algorithm) {
     if (!kernel.should_not(problem)) return kernel;
     if (!able) able = &kernel;
   }
-  if (!able) {
-    throw std::runtime_error(std::string("this build has no kernels for ") +
-                             to_string(problem.device));
-  }
+  if (!able) throw std::runtime_error(why_none(problem, algorithm));
   return *able;
 }
 
@@ -129,7 +147,7 @@ const char* to_string(Slot slot) {
 }
 
 const char* to_string(Algorithm algorithm) {
-  constexpr const char* kNames[] = {"auto", "direct", "im2col", "reference"};
+  constexpr const char* kNames[] = {"auto", "direct", "im2col", "winograd", "reference"};
   return kNames[static_cast<int>(algorithm)];
 }
 

@@ -10,7 +10,7 @@
 
 namespace handconv {
 
-enum class Algorithm { kAuto, kDirect, kIm2col, kReference };
+enum class Algorithm { kAuto, kDirect, kIm2col, kWinograd, kReference };
 
 // Why a kernel does not take a problem: a string literal, or null if it does.
 using Refusal = const char*;
@@ -91,7 +91,8 @@ const Kernel& choose(const Problem& problem, Algorithm algorithm);
 void force_kernel(const std::string& name);
 std::string forced_kernel_name();
 
-// "cpu", "cuda"; "forward", "input_grad", "weight_grad"; "auto", "direct", "im2col", "reference".
+// "cpu", "cuda"; "forward", "input_grad", "weight_grad"; "auto", "direct", "im2col", "winograd",
+// "reference".
 const char* to_string(Device device);
 const char* to_string(Slot slot);
 const char* to_string(Algorithm algorithm);

@@ -1,5 +1,5 @@
 """Convolution written by hand, in place of `torch.nn.functional.conv2d`: direct, grouped, dilated,
-depthwise, and im2col + GEMM, differentiable to every order and bitwise reproducible.
+depthwise, Winograd, and im2col + GEMM, differentiable to every order and bitwise reproducible.
 
 Start reading at `handconv.reference`, which is how convolution works in a page of Python.
 """
@@ -35,6 +35,7 @@ from handconv.introspection import (
 from handconv.kernel_matrix import kernel_matrix
 from handconv.modules import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 from handconv.per_sample import conv2d_per_sample
+from handconv.switches import allow_winograd
 
 __version__: str = _C.build_info()["version"]
 
@@ -50,6 +51,7 @@ __all__ = [
     "SlotExplanation",
     "Summary",
     "algorithms",
+    "allow_winograd",
     "col2im",
     "conv2d",
     "conv2d_per_sample",

@@ -59,7 +59,7 @@ def _rule(operation: Any, reads_weight: bool, fills_weight: bool) -> Any:
 
 def register() -> None:
     """Registers the rules of all ops; called once, when the package is imported."""
-    for trio in ("conv2d", "conv2d_direct", "conv2d_im2col"):
+    for trio in ("conv2d", "conv2d_direct", "conv2d_im2col", "conv2d_winograd"):
         for suffix in ("", "_input_grad", "_weight_grad"):
             fills_weight = suffix == "_weight_grad"
             operation = getattr(torch.ops.handconv, trio + suffix).default

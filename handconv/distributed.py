@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 from torch.utils._pytree import tree_unflatten
 
-_TRIOS = ("conv2d", "conv2d_direct", "conv2d_im2col")
+_TRIOS = ("conv2d", "conv2d_direct", "conv2d_im2col", "conv2d_winograd")
 
 # Where the operands and the result of F(y, x, w) hold what can be split.
 _SPLITS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,8 @@ from handconv import _C
 
 Pair = int | Sequence[int]
 
-_ALGORITHMS = {"auto": "", "direct": "_direct", "im2col": "_im2col"}  # and what their ops end in
+# And what their ops end in.
+_ALGORITHMS = {"auto": "", "direct": "_direct", "im2col": "_im2col", "winograd": "_winograd"}
 _SLOTS = {"conv2d": "", "conv_transpose2d": "_input_grad"}
 
 # The same ops twice: torch.ops can be traced by torch.compile, _C costs half as much to call.

@@ -33,7 +33,7 @@ class Kernel:
     Attributes:
         name: device, algorithm, variant and instruction set, as in "cpu.direct.channels.avx512".
         slot: what it computes: "forward", "input_grad" or "weight_grad".
-        algorithm: "direct", "im2col" or "reference".
+        algorithm: "direct", "im2col", "winograd" or "reference".
         summary: how it goes about it, in one line.
     """
 

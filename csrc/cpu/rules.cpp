@@ -21,6 +21,59 @@ Refusal refuse_all_but_small_groups(const Problem& problem, int lanes) {
   return small ? nullptr : "needs groups whose channels fit in one vector";
 }
 
+Refusal needs_3x3_with_stride_1(const Problem& problem) {
+  for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
+    if (axis.kernel != 3 || axis.stride != 1 || axis.dilation != 1)
+      return "needs a 3x3 window with stride 1 and dilation 1";
+  }
+  return nullptr;
+}
+
+namespace {
+
+// Source and filled channels of a group, and the smaller side of the filled image.
+struct WinogradShape {
+  std::int64_t source, filled, side;
+  // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1
+  // at 32 channels and 1.5 at 64. 16-bit types round more at the store.
+  bool rounding_is_hidden;
+
+  explicit WinogradShape(const Problem& problem) {
+    const Geometry& g = problem.geometry;
+    const bool forward = problem.slot == Slot::kOutput;
+    source = forward ? g.in_channels_per_group() : g.out_channels_per_group();
+    filled = forward ? g.out_channels_per_group() : g.in_channels_per_group();
+    const std::int64_t height = forward ? g.height.output : g.height.input;
+    const std::int64_t width = forward ? g.width.output : g.width.input;
+    side = height < width ? height : width;
+    rounding_is_hidden = problem.dtype != DType::kFloat32 || source >= 64;
+  }
+
+  bool suits_tiles_of_4x4() const { return rounding_is_hidden && source >= 16 && side >= 20; }
+};
+
+constexpr Refusal kWinogradIsOff = "Winograd is switched off";
+
+}  // namespace
+
+Refusal not_for_tiles_of_2x2(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const WinogradShape shape(problem);
+  if (shape.suits_tiles_of_4x4()) return "tiles of 4x4 do less work";
+  if (shape.source < 16 || shape.filled < 16)
+    return "few channels per group: transforming tiles would outweigh their products";
+  return shape.side >= 12 ? nullptr : "transforming the weight would outweigh the products";
+}
+
+Refusal not_for_tiles_of_4x4(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const WinogradShape shape(problem);
+  if (!shape.rounding_is_hidden) return "few channels per group: rounding would show";
+  if (shape.source < 16 || shape.filled < 16)
+    return "few channels per group: transforming tiles would outweigh their products";
+  return shape.side >= 20 ? nullptr : "transforming the weight would outweigh the products";
+}
+
 Refusal too_large_to_convert(const Problem& problem) {
   const bool in_place = problem.layout == Layout::kNhwc &&
                         (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);

@@ -11,9 +11,12 @@ Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
 Refusal refuse_all_but_small_groups(const Problem& problem, int lanes);
+Refusal needs_3x3_with_stride_1(const Problem& problem);
 
 // What a later row does better.
 Refusal too_large_to_convert(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
+Refusal not_for_tiles_of_2x2(const Problem& problem);
+Refusal not_for_tiles_of_4x4(const Problem& problem);
 
 }  // namespace handconv

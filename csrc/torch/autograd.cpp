@@ -31,8 +31,9 @@ Pair spatial_size(const at::Tensor& tensor) { return {tensor.sym_size(2), tensor
 // The sum over samples and positions, (N, C, H, W) -> (C). A bias is the 1x1 weight of one more
 // input channel that is one everywhere, so its gradient is that weight's gradient; the sum is then
 // as reproducible as every other result here, which at::sum is not: its order depends on the number
-// of threads.
+// of threads. A window of 1x1 is nothing for Winograd.
 at::Tensor channel_sum(Algorithm algorithm, const at::Tensor& g) {
+  if (algorithm == Algorithm::kWinograd) algorithm = Algorithm::kDirect;
   const Pair one{1, 1}, zero{0, 0};
   Call call{algorithm, Slot::kWeight, {}, std::nullopt, one, Window{one, zero, one, 1}};
   call.operands[Slot::kOutput] = g;

@@ -118,6 +118,7 @@ at::Tensor compute(const Call& call) {
                         format == at::MemoryFormat::ChannelsLast ? Layout::kNhwc : Layout::kNchw,
                         bias.has_value(),
                         allows_tf32(device),
+                        allows_winograd(call.algorithm),
                         geometry,
                         {w_strides[0], w_strides[1], w_strides[2], w_strides[3]}};
   run(problem, call.algorithm, operands, bias);

@@ -106,6 +106,8 @@ std::vector<py::tuple> explain(const std::string& device, const std::string& slo
   const std::int64_t area = geometry.kernel_area();
   const WeightStrides strides = channels_last ? WeightStrides{area * ic, 1, kw * ic, ic}
                                               : WeightStrides{area * ic, area, kw, 1};
+  const Algorithm wanted = parse(
+      algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col, Algorithm::kWinograd});
   const Device place = parse(device, {Device::kCpu, Device::kCuda});
   const Problem problem{place,
                         parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}),
@@ -113,11 +115,11 @@ std::vector<py::tuple> explain(const std::string& device, const std::string& slo
                         channels_last ? Layout::kNhwc : Layout::kNchw,
                         has_bias,
                         allows_tf32(place),
+                        allows_winograd(wanted),
                         geometry,
                         strides};
   std::vector<py::tuple> answers;
-  for (const auto& [kernel, refusal] : consider(
-           problem, parse(algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col}))) {
+  for (const auto& [kernel, refusal] : consider(problem, wanted)) {
     if (refusal) {
       answers.push_back(py::make_tuple(describe(*kernel), refusal, 0));
     } else {
@@ -148,6 +150,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   define_short_way<Algorithm::kAuto>(module);
   define_short_way<Algorithm::kDirect>(module);
   define_short_way<Algorithm::kIm2col>(module);
+  define_short_way<Algorithm::kWinograd>(module);
   module.def("build_info", build_info);
   module.def("cpu_features", cpu_features);
   module.def("isa", best_isa);
@@ -155,6 +158,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("kernels", describe_kernels);
   module.def("force_kernel", force_kernel, py::arg("name"));
   module.def("forced_kernel", forced_kernel_name);
+  module.def("winograd_is_allowed", [] { return winograd_switch.load(); });
+  module.def("allow_winograd", [](bool allowed) { winograd_switch = allowed; });
   module.def("explain", explain, py::arg("device"), py::arg("slot"), py::arg("algorithm"),
              py::arg("dtype"), py::arg("channels_last"), py::arg("has_bias"), py::arg("channels"),
              py::arg("height"), py::arg("width"));

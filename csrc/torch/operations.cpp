@@ -54,6 +54,8 @@ const char* operation_suffix(Algorithm algorithm) {
       return "_direct";
     case Algorithm::kIm2col:
       return "_im2col";
+    case Algorithm::kWinograd:
+      return "_winograd";
     default:
       return "";
   }
@@ -84,6 +86,8 @@ at::Tensor dispatch(const Call& call) {
       return dispatch_trio<Algorithm::kDirect>(call);
     case Algorithm::kIm2col:
       return dispatch_trio<Algorithm::kIm2col>(call);
+    case Algorithm::kWinograd:
+      return dispatch_trio<Algorithm::kWinograd>(call);
     default:
       return dispatch_trio<Algorithm::kAuto>(call);
   }
@@ -92,8 +96,8 @@ at::Tensor dispatch(const Call& call) {
 }  // namespace handconv
 
 TORCH_LIBRARY(handconv, library) {
-  for (const auto algorithm :
-       {handconv::Algorithm::kAuto, handconv::Algorithm::kDirect, handconv::Algorithm::kIm2col}) {
+  for (const auto algorithm : {handconv::Algorithm::kAuto, handconv::Algorithm::kDirect,
+                               handconv::Algorithm::kIm2col, handconv::Algorithm::kWinograd}) {
     handconv::define_trio(library, algorithm);
   }
 }

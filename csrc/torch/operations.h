@@ -15,7 +15,7 @@
 
 namespace handconv {
 
-// The trio's suffix in torch.ops.handconv: "", "_direct", "_im2col".
+// The trio's suffix in torch.ops.handconv: "", "_direct", "_im2col", "_winograd".
 const char* operation_suffix(Algorithm algorithm);
 
 // One op call, as data: which op, on what, with which arguments.
@@ -105,6 +105,7 @@ void register_trios(torch::Library& library) {
   detail::register_trio(library, Algorithm::kAuto, trio_of<kernel, Algorithm::kAuto>());
   detail::register_trio(library, Algorithm::kDirect, trio_of<kernel, Algorithm::kDirect>());
   detail::register_trio(library, Algorithm::kIm2col, trio_of<kernel, Algorithm::kIm2col>());
+  detail::register_trio(library, Algorithm::kWinograd, trio_of<kernel, Algorithm::kWinograd>());
 }
 
 }  // namespace handconv

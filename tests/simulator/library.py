@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import build
 
-ALGORITHMS = ("auto", "direct", "im2col", "reference")
+ALGORITHMS = ("auto", "direct", "im2col", "winograd", "reference")
 
 
 class Placement(enum.IntEnum):
@@ -52,6 +52,7 @@ class Problem(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("device", "slot", "dtype", "layout")),
         ("has_bias", ctypes.c_bool),
         ("allows_tf32", ctypes.c_bool),
+        ("allows_winograd", ctypes.c_bool),
         ("geometry", _Geometry),
         ("w_strides", ctypes.c_int64 * 4),
     ]
@@ -101,6 +102,7 @@ def make_problem(
         LAYOUTS.index(layout),
         has_bias,
         allows_tf32,
+        False,
         _Geometry(case.N, case.groups, case.C, case.OC, *axes),
         (ctypes.c_int64 * 4)(*w_strides),
     )

@@ -1,0 +1,27 @@
+// Winograd's algorithm for 3x3 windows with stride 1: the kernels of winograd.h and their rows.
+
+// clang-format off
+#include "cpu/tile.h"
+#include "cpu/images.h"
+#include "cpu/winograd_filter.h"
+#include "cpu/winograd_weights.h"
+#include "cpu/winograd_tiles.h"
+#include "cpu/winograd_plan.h"
+#include "cpu/winograd_product.h"
+#include "cpu/winograd.h"
+#include "rows.h"
+// clang-format on
+
+constexpr const char* kWinograd2 = "cpu.winograd.2x2." HANDCONV_ISA_NAME;
+constexpr const char* kAboutWinograd2 = "tiles of 2x2 by 16 products of matrices in place of 36";
+constexpr const char* kWinograd4 = "cpu.winograd.4x4." HANDCONV_ISA_NAME;
+constexpr const char* kAboutWinograd4 = "tiles of 4x4 by 36 products of matrices in place of 144";
+
+// clang-format off
+constexpr Kernel kRows[] = {
+    make_row<Winograd2Kernel>(kWinograd2, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
+    make_row<Winograd2Kernel>(kWinograd2, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
+    make_row<Winograd4Kernel>(kWinograd4, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
+    make_row<Winograd4Kernel>(kWinograd4, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
+};
+// clang-format on

@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY winograd
+#define HANDCONV_FAMILY_HEADER "cpu/families/winograd.h"
+#include "cpu/units/baseline.h"

@@ -1,0 +1,99 @@
+// How a call of Winograd's algorithm is cut up: by the shape alone in everything that an element's
+// bits depend on, which is how its sum over source channels is cut into chunks.
+
+template <class C, int kOutputs>
+struct WinogradPlan {
+  static constexpr int kTile = kOutputs + 2, kPoints = kTile * kTile;
+  // Vectors in a block of lanes: 64 channels of float32.
+  static constexpr int kBlockVectors = 256 / kVectorBytes;
+  static constexpr std::int64_t kPadding = 64 / static_cast<std::int64_t>(sizeof(C));
+
+  TileGrid grid;
+  std::int64_t groups, tiles;    // tiles of all samples
+  std::int64_t sources;          // source channels per group
+  std::int64_t chunks, chunk;    // sums over channels are made of so many sums of so many terms
+  std::int64_t block_lanes;      // of a full block
+  std::int64_t strip;            // tiles that are multiplied at a time
+  std::int64_t strips_per_span;  // spans are whole samples: one, or several in one strip
+  std::int64_t span;
+  bool keeps_weights;  // transformed once and kept, or again for every strip
+
+  explicit WinogradPlan(const Gather& gather)
+      : grid{(gather.rows.filled_size + kOutputs - 1) / kOutputs,
+             (gather.columns.filled_size + kOutputs - 1) / kOutputs},
+        groups(gather.groups),
+        tiles(gather.batch * grid.per_sample()),
+        sources(gather.source_channels) {
+    chunks = quotient(sources, kMostChunk);
+    chunk = quotient(quotient(sources, chunks), kLanes<C>) * kLanes<C>;
+    chunks = quotient(sources, chunk);
+    const std::int64_t vectors = quotient(gather.filled_channels, kLanes<C>);
+    const std::int64_t blocks = quotient(vectors, kBlockVectors);
+    block_lanes = quotient(vectors, blocks) * kLanes<C>;
+
+    // U of all blocks stays in the second-level cache beside V and M of a strip.
+    const std::int64_t weight_bytes = groups * blocks * chunks * weight_elements() * kSize;
+    keeps_weights = weight_bytes <= kKeptWeightBytes;
+    const std::int64_t tile_bytes =
+        kPoints * kSize * (block_lanes + (keeps_weights ? chunks * chunk : 0));
+    const std::int64_t most = kStripBytes / tile_bytes < 1 ? 1 : kStripBytes / tile_bytes;
+    const std::int64_t items = keeps_weights ? groups : groups * blocks;
+    const std::int64_t wanted = quotient(kItems, items);
+    strips_per_span = quotient(grid.per_sample(), most);
+    if (strips_per_span < wanted) strips_per_span = wanted;
+    if (strips_per_span > 1) {
+      strips_per_span += strips_per_span % 2;
+      strip = quotient(grid.per_sample(), strips_per_span);
+      strips_per_span = quotient(grid.per_sample(), strip);
+      span = grid.per_sample();
+    } else {
+      const std::int64_t samples = most / grid.per_sample();
+      span = grid.per_sample() * (samples < gather.batch ? samples : gather.batch);
+      strip = span;
+    }
+  }
+
+  LaneBlocks<C> blocks(std::int64_t filled_channels) const {
+    return {filled_channels, block_lanes};
+  }
+  std::int64_t strips() const { return quotient(tiles, span) * strips_per_span; }
+  std::int64_t first_tile(std::int64_t index) const {
+    return index / strips_per_span * span + index % strips_per_span * strip;
+  }
+  std::int64_t tile_count(std::int64_t index) const {
+    const std::int64_t begin = index / strips_per_span * span;
+    const std::int64_t end = begin + span < tiles ? begin + span : tiles;
+    const std::int64_t rest = end - first_tile(index);
+    return rest < strip ? rest : strip;
+  }
+  std::int64_t chunk_size(std::int64_t index) const {
+    const std::int64_t rest = sources - index * chunk;
+    return rest < chunk ? rest : chunk;
+  }
+
+  // Steps and sizes, in elements. Points are a cache line further apart than their matrices are
+  // large: see WeightPanels.
+  std::int64_t v_point_step() const { return strip * chunk + kPadding; }
+  std::int64_t v_chunk() const { return kPoints * v_point_step(); }
+  std::int64_t v_strip() const { return chunks * v_chunk(); }
+  std::int64_t m_point_step() const { return strip * block_lanes + kPadding; }
+  std::int64_t m_elements() const { return kPoints * m_point_step(); }
+  std::int64_t weight_elements() const {
+    return kPoints * WeightPanels<C>{chunk, static_cast<int>(block_lanes / kLanes<C>)}.point_step();
+  }
+  // Strips whose V lies in memory at a time, when it is shared by all blocks.
+  std::int64_t strips_per_pass() const {
+    const std::int64_t most = kPassBytes / (groups * v_strip() * kSize);
+    return most < 2 ? 2 : most;
+  }
+
+  static std::int64_t quotient(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+ private:
+  static constexpr std::int64_t kSize = sizeof(C);
+  static constexpr std::int64_t kMostChunk = 32;
+  static constexpr std::int64_t kKeptWeightBytes = 640 << 10;
+  static constexpr std::int64_t kStripBytes = 512 << 10;
+  static constexpr std::int64_t kPassBytes = 12 << 20;
+  static constexpr std::int64_t kItems = 2;
+};

@@ -1,0 +1,119 @@
+// The weight on its way into Winograd's space: squares of source channels by lanes are transposed
+// out of w, whatever its memory order, and each 3x3 window becomes one element of each of the
+// (m + 2)^2 matrices.
+
+// Where a panel of transformed weights lies: u[point][panel of vectors][source channel][lane].
+template <class C>
+struct WeightPanels {
+  std::int64_t sources;  // source channels, the inner extent of the product
+  int vectors;           // of lanes, all panels together
+
+  int panel_vectors(int panel) const {
+    const int rest = vectors - panel * kTileVectors;
+    return rest < kTileVectors ? rest : kTileVectors;
+  }
+  int panels() const { return (vectors + kTileVectors - 1) / kTileVectors; }
+  std::int64_t panel(int index) const { return index * kTileVectors * kLanes<C> * sources; }
+  // Points lie a cache line further apart than their matrices are large: what is written to all of
+  // them at once would otherwise fall into the same set of the cache.
+  std::int64_t point_step() const {
+    return sources * vectors * kLanes<C> + 64 / static_cast<std::int64_t>(sizeof(C));
+  }
+};
+
+template <class T, int kOutputs>
+class WinogradWeights {
+ public:
+  using C = Compute<T>;
+
+  // `flips`: the window is read backwards, as the transposed convolution does.
+  WinogradWeights(const Gather& gather, bool flips) : gather_(gather), flips_(flips) {}
+
+  // Source channels [first, first + panels.sources) and `lanes` filled ones from `filled` on.
+  void transform(std::int64_t group, std::int64_t filled, std::int64_t lanes, std::int64_t first,
+                 const WeightPanels<C>& panels, C* u) const {
+    const T* w = static_cast<const T*>(gather_.w) + group * gather_.w_group +
+                 filled * gather_.w_filled + first * gather_.w_source;
+    alignas(64) C windows[kSources * kTaps * kLanes<C>] = {};
+    for (int v = 0; v < panels.vectors; ++v) {
+      const int panel = v / kTileVectors;
+      const std::int64_t row = panels.panel_vectors(panel) * kLanes<C>;
+      const std::int64_t rest = lanes - v * kLanes<C>;
+      for (std::int64_t s = 0; s < panels.sources; s += kSources) {
+        const std::int64_t count = panels.sources - s < kSources ? panels.sources - s : kSources;
+        pack(w + v * kLanes<C> * gather_.w_filled + s * gather_.w_source,
+             rest < kLanes<C> ? rest : kLanes<C>, count, windows);
+        C* target = u + panels.panel(panel) + s * row + v % kTileVectors * kLanes<C>;
+        for (std::int64_t i = 0; i < count; ++i) {
+          transform_windows(windows + i * kTaps * kLanes<C>, target + i * row, panels.point_step());
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int kTile = kOutputs + 2, kTaps = 9;
+  static constexpr std::int64_t kSources = 16;  // source channels that are packed at a time
+
+  // windows[source channel][tap][lane], from the w of the first lane and source channel on.
+  void pack(const T* w, std::int64_t lanes, std::int64_t sources, C* windows) const {
+    constexpr std::int64_t L = kLanes<C>;
+    const Gather& g = gather_;
+    const bool taps_adjoin = g.w_column == 1 && g.w_row == 3;
+    if (taps_adjoin && g.w_source == kTaps) {
+      transpose_matrix(w, g.w_filled, lanes, sources * kTaps, windows, L);
+    } else if (taps_adjoin) {
+      for (std::int64_t s = 0; s < sources; ++s) {
+        transpose_matrix(w + s * g.w_source, g.w_filled, lanes, kTaps, windows + s * kTaps * L, L);
+      }
+    } else {
+      for (int tap = 0; tap < kTaps; ++tap) {
+        pack_tap(w + tap / 3 * g.w_row + tap % 3 * g.w_column, lanes, sources, windows + tap * L);
+      }
+    }
+  }
+
+  void pack_tap(const T* w, std::int64_t lanes, std::int64_t sources, C* windows) const {
+    constexpr std::int64_t kStep = kTaps * kLanes<C>;
+    if (gather_.w_filled == 1) {
+      const auto mask = mask_between<C>(0, lanes);
+      for (std::int64_t s = 0; s < sources; ++s) {
+        store(windows + s * kStep, load_masked(w + s * gather_.w_source, mask));
+      }
+    } else if (gather_.w_source == 1) {
+      transpose_matrix(w, gather_.w_filled, lanes, sources, windows, kStep);
+    } else {
+      for (std::int64_t s = 0; s < sources; ++s) {
+        for (std::int64_t lane = 0; lane < lanes; ++lane) {
+          windows[s * kStep + lane] = to_compute(w[s * gather_.w_source + lane * gather_.w_filled]);
+        }
+      }
+    }
+  }
+
+  // One window for each lane: G g G^T.
+  HANDCONV_INLINE void transform_windows(const C* windows, C* u, std::int64_t point_step) const {
+    Vector<C> columns[3][kTile];
+#pragma GCC unroll 3
+    for (int kw = 0; kw < 3; ++kw) {
+      Vector<C> g[3];
+#pragma GCC unroll 3
+      for (int kh = 0; kh < 3; ++kh) {
+        const int tap = kh * 3 + kw;
+        g[kh] = load(windows + (flips_ ? kTaps - 1 - tap : tap) * kLanes<C>);
+      }
+      Filter<C, kOutputs>::transform_weight(g, columns[kw]);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < kTile; ++i) {
+      const Vector<C> g[3] = {columns[0][i], columns[1][i], columns[2][i]};
+      Vector<C> row[kTile];
+      Filter<C, kOutputs>::transform_weight(g, row);
+#pragma GCC unroll 6
+      for (int j = 0; j < kTile; ++j) store(u + (i * kTile + j) * point_step, row[j]);
+    }
+  }
+
+  const Gather& gather_;
+  bool flips_;
+};

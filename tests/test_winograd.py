@@ -1,0 +1,182 @@
+"""Winograd's algorithm: its error, where it is chosen, its switch, its refusals, its derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from cases import Case
+from helpers import (
+    CASES,
+    Operands,
+    by_layout,
+    by_slot,
+    each_kernel,
+    operands_of,
+    oracle,
+    run,
+    tensors_of,
+)
+from test_numerics import relative_error, torch_result
+from torch import Tensor
+
+import handconv
+from handconv import _C
+
+pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.only_on("cpu")]
+
+# The fewest channels and smallest images that `auto` takes, and larger ones.
+CHOSEN = [
+    Case(f"{channels} channels, {size}", 1, channels, size, size, channels, (3, 3), padding=(1, 1))
+    for channels, size in ((16, 14), (32, 28), (48, 20), (64, 28), (96, 33), (256, 14), (256, 20))
+]
+by_chosen = pytest.mark.parametrize("case", CHOSEN, ids=str)
+by_image_slot = pytest.mark.parametrize("slot", ["forward", "input_grad"])
+
+
+def explained(case: Case, layout: str = "nchw", algorithm: str = "auto") -> handconv.Explanation:
+    x, w, bias, _ = tensors_of(case, torch.float32, layout)
+    return handconv.explain(x, w, bias, *case.arguments, algorithm=algorithm)
+
+
+@pytest.fixture
+def restored_switch() -> Iterator[None]:
+    before = _C.winograd_is_allowed()
+    yield
+    _C.allow_winograd(before)
+
+
+# Error.
+
+
+def with_large_mean(images: Tensor) -> Tensor:
+    """As after a ReLU: nothing cancels in the sums, but much in the transforms of tiles."""
+    return images.relu() + 3
+
+
+def ill_scaled(images: Tensor) -> Tensor:
+    """Channels of very different magnitude."""
+    return images * torch.logspace(-4, 4, images.shape[1])[:, None, None]
+
+
+def with_outliers(images: Tensor) -> Tensor:
+    """A few pixels that are large beside their neighbours: their rounding falls on a whole tile."""
+    spikes = torch.zeros_like(images)
+    spikes[:, :, ::7, ::5] = 30.0
+    return images + spikes
+
+
+INPUTS = {"normal": Tensor.clone, "large mean": with_large_mean, "ill-scaled": ill_scaled}
+
+
+@by_chosen
+@by_image_slot
+@by_layout
+@pytest.mark.parametrize("kind", INPUTS)
+def test_error_is_at_most_twice_that_of_torch(
+    kind: str, layout: str, slot: str, case: Case
+) -> None:
+    """With the usual points 0, +-1, +-2 the error on normal inputs is thrice torch's at 64 channels."""
+    assert ".winograd." in getattr(explained(case, layout), slot).kernel
+
+    def operands_in(layout: str) -> Operands:
+        first, second, _ = operands_of(case, slot, torch.float32, layout, integers=False)
+        return Operands(INPUTS[kind](first), second, None)
+
+    operands = operands_in(layout)
+    right = oracle(case, slot, operands)
+    allowed = 2 * relative_error(torch_result(case, slot, operands_in("channels_last")), right)
+    for algorithm in ("auto", "winograd"):
+        assert relative_error(run(case, slot, operands, algorithm), right) <= allowed
+
+
+@by_image_slot
+def test_an_outlier_is_felt_in_its_tile_only(slot: str) -> None:
+    """Also if it is infinite: a tile of up to 4x4, and the two elements that it shares."""
+    case = CASES["3x3"]
+    first, second, _ = operands_of(case, slot, torch.float32)
+    first[0, 1, 2, 2] = math.inf
+    operands = Operands(first, second, None)
+    right = oracle(case, slot, operands)
+    near = torch.zeros_like(right, dtype=torch.bool)
+    near[0, :, :8, :8] = True
+    for kernel, found in each_kernel(case, slot, operands, pattern="*winograd*"):
+        assert not found[~right.isfinite()].isfinite().any(), kernel.name
+        assert found[~near].isfinite().all(), kernel.name
+
+
+# The choice.
+
+
+@by_layout
+def test_auto_takes_it_for_3x3_windows_alone(layout: str) -> None:
+    case = Case("dense", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1))
+    chosen = explained(case, layout)
+    assert "winograd.4x4" in chosen.forward.kernel and "winograd.4x4" in chosen.input_grad.kernel
+    assert "winograd" not in chosen.weight_grad.kernel
+    for other in (
+        Case("5x5", 1, 64, 28, 28, 64, (5, 5), padding=(2, 2)),
+        Case("stride 2", 1, 64, 28, 28, 64, (3, 3), (2, 2), (1, 1)),
+        Case("dilation 2", 1, 64, 28, 28, 64, (3, 3), padding=(2, 2), dilation=(2, 2)),
+        Case("7x7 image", 1, 64, 7, 7, 64, (3, 3), padding=(1, 1)),
+        Case("depthwise", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1), groups=64),
+        Case("few channels", 1, 3, 28, 28, 64, (3, 3), padding=(1, 1)),
+    ):
+        assert "winograd" not in explained(other, layout).forward.kernel, other
+
+
+@pytest.mark.usefixtures("restored_switch")
+def test_the_switch() -> None:
+    case = CHOSEN[0]
+    assert ".winograd." in explained(case).forward.kernel
+    with handconv.allow_winograd(False):
+        explanation = explained(case)
+        for entry in (explanation.forward, explanation.input_grad):
+            assert ".winograd." not in entry.kernel
+            assert "Winograd is switched off" in dict(entry.refusals).values()
+        assert "winograd.2x2" in explained(case, algorithm="winograd").forward.kernel
+        with handconv.allow_winograd(True):
+            assert ".winograd." in explained(case).forward.kernel
+        assert ".winograd." not in explained(case).forward.kernel
+    assert ".winograd." in explained(case).forward.kernel
+    handconv.allow_winograd(False)
+    assert ".winograd." not in explained(case).forward.kernel
+
+
+@pytest.mark.usefixtures("restored_switch")
+def test_the_switch_reaches_compiled_code_without_a_guard() -> None:
+    case = CHOSEN[3]
+    x, w, _, _ = tensors_of(case, torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(handconv.conv2d, backend="eager", fullgraph=True)
+    on = compiled(x, w, None, *case.arguments)
+    with handconv.allow_winograd(False), torch.compiler.set_stance("fail_on_recompile"):
+        off = compiled(x, w, None, *case.arguments)
+    assert torch.equal(on, handconv.conv2d(x, w, None, *case.arguments, algorithm="winograd"))
+    assert torch.equal(off, handconv.conv2d(x, w, None, *case.arguments, algorithm="direct"))
+
+
+@by_slot
+def test_what_it_cannot_do_it_refuses(slot: str) -> None:
+    """But for weight gradients, of which the direct kernels take all."""
+    case = CASES["1x1"]
+    operands = operands_of(case, slot, torch.float32)
+    if slot == "weight_grad":
+        assert torch.equal(
+            run(case, slot, operands, "winograd"), run(case, slot, operands, "direct")
+        )
+        return
+    with pytest.raises(RuntimeError, match="winograd cannot run this .* needs a 3x3 window"):
+        run(case, slot, operands, "winograd")
+
+
+def test_derivatives_of_every_order() -> None:
+    x, w, bias, _ = (t.requires_grad_() for t in CASES["3x3 valid"].tensors(torch.float64))
+
+    def function(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return handconv.conv2d(x[:, :2, :5, :5], w[:2, :2], bias[:2], algorithm="winograd")
+
+    assert torch.autograd.gradcheck(function, (x, w, bias), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, (x, w, bias))
