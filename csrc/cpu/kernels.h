@@ -6,18 +6,24 @@
 
 namespace handconv {
 
+KernelList avx512_depthwise_planes();
+KernelList avx512_depthwise_planes_weight();
 KernelList avx512_planes();
 KernelList avx512_depthwise_channels();
 KernelList avx512_grouped();
 KernelList avx512_channels();
 KernelList avx512_channels_weight();
 KernelList avx512_im2col();
+KernelList avx2_depthwise_planes();
+KernelList avx2_depthwise_planes_weight();
 KernelList avx2_planes();
 KernelList avx2_depthwise_channels();
 KernelList avx2_grouped();
 KernelList avx2_channels();
 KernelList avx2_channels_weight();
 KernelList avx2_im2col();
+KernelList baseline_depthwise_planes();
+KernelList baseline_depthwise_planes_weight();
 KernelList baseline_planes();
 KernelList baseline_depthwise_channels();
 KernelList baseline_grouped();
