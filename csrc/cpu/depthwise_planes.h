@@ -43,17 +43,25 @@ class DepthwisePlanesKernel {
     const std::int64_t cost =
         planes_per_item_ * gather_.filled_area() * gather_.cost_per_element() / row_parts_;
     parallel_for(plane_items * row_parts_, cost, [&](std::int64_t index, int thread) {
-      Item item{index / row_parts_ * planes_per_item_, 0, index % row_parts_,
-                workspace_.of_thread<std::byte>(thread)};
-      const std::int64_t last = item.first_plane + planes_per_item_;
-      item.last_plane = last < planes ? last : planes;
+      const std::int64_t first = index / row_parts_ * planes_per_item_, rest = planes - first;
+      const Item item{find_plane(first), rest < planes_per_item_ ? rest : planes_per_item_,
+                      index % row_parts_, workspace_.of_thread<std::byte>(thread)};
       fill_item(item);
     });
   }
 
-  // Some whole planes, or one of the row_parts_ parts of one.
+  // A filled plane, and the first of the source planes that it gathers from.
+  struct Plane {
+    std::int64_t group, channel_of_group;
+    const T* source;
+    const T* weights;
+    T* filled;
+  };
+
+  // Some whole planes from `plane` on, or one of the row_parts_ parts of one.
   struct Item {
-    std::int64_t first_plane, last_plane, part;
+    Plane plane;
+    std::int64_t planes, part;
     std::byte* scratch;
   };
 
@@ -120,7 +128,10 @@ class DepthwisePlanesKernel {
   [[gnu::noinline]] void fill_rows(const Item& item, const Columns& columns,
                                    const RowPattern& pattern) const {
     constexpr std::int64_t R = Columns::kRows;
-    const EvenParts tap_rows(pattern.taps, Columns::kRowStride == 0 ? 1 : kPlaneTaps);
+    const int largest = Columns::kRowStride == 0                ? 1
+                        : Columns::kTakes7 && pattern.taps == 7 ? kPlaneTapsOf7
+                                                                : kPlaneTaps;
+    const EvenParts tap_rows(pattern.taps, largest);
     const TileJob<Columns> job{columns, pattern, tap_rows, reinterpret_cast<C*>(item.scratch)};
     for (std::int64_t s = 0; s < pattern.sets; ++s) {
       const RowSet rows = pattern.set(s);
@@ -128,21 +139,13 @@ class DepthwisePlanesKernel {
       const std::int64_t begin = item.part * tiles / row_parts_;
       const std::int64_t end = (item.part + 1) * tiles / row_parts_;
       if (begin == end) continue;
-      Plane plane = find_plane(item.first_plane);
-      for (std::int64_t index = item.first_plane; index < item.last_plane; ++index) {
+      Plane plane = item.plane;
+      for (std::int64_t i = 0; i < item.planes; ++i) {
         for (std::int64_t tile = begin; tile < end; ++tile) fill_tile(job, rows, plane, tile * R);
         to_next_plane(plane);
       }
     }
   }
-
-  // A filled plane, and the first of the source planes that it gathers from.
-  struct Plane {
-    std::int64_t group, channel_of_group;
-    const T* source;
-    const T* weights;
-    T* filled;
-  };
 
   Plane find_plane(std::int64_t index) const {
     const std::int64_t channels = gather_.groups * gather_.filled_channels;
@@ -207,12 +210,7 @@ class DepthwisePlanesKernel {
 
     const std::int64_t pitch = gather_.filled_strides.row;
     T* line = plane.filled + (rows.filled_first + row * rows.filled_step) * pitch;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      if (r >= existing) break;
-      job.columns.store(line, tile.block.sums[r]);
-      line += rows.filled_step * pitch;
-    }
+    job.columns.store(tile.block, line, rows.filled_step * pitch, existing);
   }
 
   // Adds all taps of one source plane, of which the tile's first row reads source row `first_row`
@@ -257,6 +255,9 @@ class DepthwisePlanesKernel {
                                        const Columns& columns, const PlaneLines<T>& lines,
                                        std::int64_t taps) {
     static_assert(kPlaneTaps == 5);
+    if constexpr (Columns::kTakes7 && kPlaneTapsOf7 == 7) {
+      if (taps == 7) return columns.template add<7>(tile, lines);
+    }
     if (taps == 3) return columns.template add<3>(tile, lines);
     if (taps == 5) return columns.template add<5>(tile, lines);
     if (taps == 4) return columns.template add<4>(tile, lines);

@@ -8,7 +8,8 @@
 template <int V>
 constexpr int kPlaneRows = kVectorBytes == 64 || V == 1 ? 7 : 4;
 constexpr int kPlaneVectors = 2;
-constexpr int kPlaneTaps = 5;  // rows of taps that are added at a time, at most
+constexpr int kPlaneTaps = 5;  // rows of taps that are added at a time, at most,
+constexpr int kPlaneTapsOf7 = kVectorBytes == 64 ? 7 : kPlaneTaps;  // and of a kernel of 7 rows
 
 // The lines of source that a tile reads, and the weights that go with them.
 template <class T>
@@ -23,7 +24,8 @@ struct PlaneLines {
 
 // Adds one column of K taps to vectors [V0, V0 + Count) of the tile. `load_pixels` holds what it
 // needs by value: it is called behind branches, out of which nothing is hoisted.
-template <int K, int V0, int Count, class T, int R, int V, class Load>
+// kAll: every line exists.
+template <int K, bool kAll, int V0, int Count, class T, int R, int V, class Load>
 HANDCONV_INLINE void add_taps(Tile<Compute<T>, R, V>& tile, const PlaneLines<T>& lines,
                               std::int64_t column, const T* weights, const Load& load_pixels) {
   using C = Compute<T>;
@@ -33,7 +35,7 @@ HANDCONV_INLINE void add_taps(Tile<Compute<T>, R, V>& tile, const PlaneLines<T>&
   const T* line = lines.first + column;
 #pragma GCC unroll 32
   for (int q = 0; q < R + K - 1; ++q) {
-    if (lines.inside & 1u << q) {
+    if (kAll || lines.inside & 1u << q) {
 #pragma GCC unroll 4
       for (int v = 0; v < Count; ++v) {
         const Vector<C> pixels = load_pixels(line, v);

@@ -124,6 +124,7 @@ class DepthwisePlanesWeightKernel {
   [[gnu::noinline]] void fill_taps(const Item& item, const Taps& taps) const {
     constexpr int KR = Rows::kTapRows, KC = Rows::kTapColumns;
     const ImageStrides xs = problem_.x_strides(), ys = problem_.y_strides();
+    Rows rows(*this, taps, 0);
     for (std::int64_t oc = item.first; oc < item.last; ++oc) {
       const T* x =
           static_cast<const T*>(buffers_.x) + oc / g_.out_channels_per_group() * xs.channel;
@@ -134,13 +135,10 @@ class DepthwisePlanesWeightKernel {
 #pragma GCC unroll 8
         for (int c = 0; c < KC; ++c) sums.block.sums[r][c] = Vector<C>{};
       }
-      for (std::int64_t n = 0; n < g_.batch; ++n) {
-        for (std::int64_t column = 0; column < g_.width.output; column += kLanes<C>) {
-          const Rows rows(*this, taps, column);
-          rows.add(sums, x, y);
-        }
-        x += xs.sample;
-        y += ys.sample;
+      for (std::int64_t column = 0; column < g_.width.output; column += kLanes<C>) {
+        if (column != rows.column) rows.move_to(column);
+        for (std::int64_t n = 0; n < g_.batch; ++n)
+          rows.add(sums, x + n * xs.sample, y + n * ys.sample);
       }
       sums.finish();
       store_taps(sums.block, oc, taps);
@@ -180,9 +178,14 @@ class DepthwisePlanesWeightKernel {
   template <int KR, int KC>
   struct UnitRows {
     static constexpr int kTapRows = KR, kTapColumns = KC;
+    std::int64_t column;  // the first
 
     UnitRows(const DepthwisePlanesWeightKernel& kernel, const Taps& taps, std::int64_t column)
-        : kernel(kernel), taps(taps), column(column) {
+        : kernel(kernel), taps(taps) {
+      move_to(column);
+    }
+    void move_to(std::int64_t first) {
+      column = first;
       const Geometry& g = kernel.g_;
       exist = mask_between<C>(0, g.width.output - column);
       for (int c = 0; c < KC; ++c) {
@@ -258,7 +261,6 @@ class DepthwisePlanesWeightKernel {
 
     const DepthwisePlanesWeightKernel& kernel;
     const Taps& taps;
-    std::int64_t column;
     Mask<C> exist, masks[KC];
   };
 
@@ -267,9 +269,14 @@ class DepthwisePlanesWeightKernel {
   template <int KR, int KC, bool kPaired>
   struct StridedRows {
     static constexpr int kTapRows = KR, kTapColumns = KC;
+    std::int64_t column;  // the first
 
     StridedRows(const DepthwisePlanesWeightKernel& kernel, const Taps& taps, std::int64_t column)
-        : kernel(kernel), taps(taps), column(column) {
+        : kernel(kernel), taps(taps) {
+      move_to(column);
+    }
+    void move_to(std::int64_t first) {
+      column = first;
       const AxisOf<std::int64_t>& width = kernel.g_.width;
       exist = mask_between<C>(0, width.output - column);
       for (int c = 0; c < KC; ++c) {
@@ -322,7 +329,6 @@ class DepthwisePlanesWeightKernel {
 
     const DepthwisePlanesWeightKernel& kernel;
     const Taps& taps;
-    std::int64_t column;
     Mask<C> exist;
     PairMask<C> masks[KC];
   };
