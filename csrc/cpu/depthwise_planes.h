@@ -36,6 +36,8 @@ class DepthwisePlanesKernel {
   // Of a tile: its totals, before the masks in the scratch of a thread.
   static constexpr std::size_t kTotalsBytes = kPlaneRows<1> * kPlaneVectors * kVectorBytes;
   static constexpr std::int64_t kItemCost = 1 << 15, kPartCost = 1 << 19;
+  // Terms of a sum that needs no blocks.
+  static constexpr std::int64_t kShortSum = 256;
 
   void run_all() {
     const std::int64_t planes = gather_.batch * gather_.groups * gather_.filled_channels;
@@ -139,6 +141,14 @@ class DepthwisePlanesKernel {
       const std::int64_t begin = item.part * tiles / row_parts_;
       const std::int64_t end = (item.part + 1) * tiles / row_parts_;
       if (begin == end) continue;
+      if constexpr (Columns::kRowStride != 0) {
+        const bool is_short = pattern.taps * gather_.columns.kernel_size <= kShortSum;
+        if (tap_rows.count == 1 && gather_.source_channels == 1 && is_short) {
+          for (std::int64_t tile = begin; tile < end; ++tile)
+            fill_tile_of_planes(item, job, rows, tile * R);
+          continue;
+        }
+      }
       Plane plane = item.plane;
       for (std::int64_t i = 0; i < item.planes; ++i) {
         for (std::int64_t tile = begin; tile < end; ++tile) fill_tile(job, rows, plane, tile * R);
@@ -180,6 +190,67 @@ class DepthwisePlanesKernel {
     const EvenParts& tap_rows;
     C* totals;
   };
+
+  // The same tile of all planes of an item, where sums are short: what they have in common, which
+  // takes as long as a small tile itself, is found once.
+  template <class Columns>
+  HANDCONV_INLINE void fill_tile_of_planes(const Item& item, const TileJob<Columns>& job,
+                                           const RowSet& rows, std::int64_t row) const {
+    const RowPattern& pattern = job.pattern;
+    const std::int64_t rest = rows.count - row, pitch = gather_.source_strides.row;
+    const int existing = static_cast<int>(rest < Columns::kRows ? rest : Columns::kRows);
+    const std::int64_t first_row = rows.source_first + row * pattern.stride * pattern.spacing;
+    const std::int64_t lines = (existing - 1) * Columns::kRowStride + pattern.taps;
+    const Plane& plane = item.plane;
+    const ShortTile tile{
+        {plane.source + first_row * pitch, pattern.spacing * pitch,
+         rows_inside(first_row, pattern.spacing, gather_.rows.source_size, lines),
+         plane.weights + pattern.first_kernel() * gather_.w_row,
+         pattern.kernel_step * gather_.w_row, gather_.w_column},
+        plane.filled + (rows.filled_first + row * rows.filled_step) * gather_.filled_strides.row,
+        rows.filled_step * gather_.filled_strides.row,
+        existing};
+    if constexpr (Columns::kTakes7 && kPlaneTapsOf7 == 7) {
+      if (pattern.taps == 7) return fill_short_tiles<Columns, 7>(item, job.columns, tile);
+    }
+    if (pattern.taps == 3) return fill_short_tiles<Columns, 3>(item, job.columns, tile);
+    if (pattern.taps == 5) return fill_short_tiles<Columns, 5>(item, job.columns, tile);
+    if (pattern.taps == 4) return fill_short_tiles<Columns, 4>(item, job.columns, tile);
+    if (pattern.taps == 2) return fill_short_tiles<Columns, 2>(item, job.columns, tile);
+    fill_short_tiles<Columns, 1>(item, job.columns, tile);
+  }
+
+  // The tile of the first plane of an item.
+  struct ShortTile {
+    PlaneLines<T> lines;
+    T* filled;
+    std::int64_t filled_step;
+    int existing;
+  };
+
+  template <class Columns, int K>
+  [[gnu::noinline]] void fill_short_tiles(const Item& item, const Columns& columns,
+                                          const ShortTile& first) const {
+    constexpr int R = Columns::kRows, V = Columns::kVectors;
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    Plane plane = item.plane;
+    for (std::int64_t i = 0; i < item.planes; ++i, to_next_plane(plane)) {
+      PlaneLines<T> lines = first.lines;
+      lines.first += plane.source - item.plane.source;
+      lines.weights += plane.weights - item.plane.weights;
+      const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
+      const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
+      Tile<C, R, V> tile;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) tile.sums[r][v] = start;
+      }
+      columns.template add<K>(tile, lines);
+      columns.store(tile, first.filled + (plane.filled - item.plane.filled), first.filled_step,
+                    first.existing);
+    }
+  }
 
   template <class Columns>
   HANDCONV_INLINE void fill_tile(const TileJob<Columns>& job, const RowSet& rows,
