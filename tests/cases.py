@@ -288,6 +288,9 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("depthwise 7x7", (1, 20, 7, 33), 20, 7, padding=3, groups=20, bias=False),
     _small("depthwise 2x4 stride 2x3", (1, 5, 8, 11), 5, (2, 4), stride=(2, 3), groups=5),
     _small("depthwise 13x13", (1, 18, 12, 15), 18, 13, padding=6, groups=18),
+    _small("depthwise 5x5 stride 2, width 75", (1, 3, 21, 75), 3, 5, stride=2, padding=2, groups=3),
+    _small("depthwise 9x9 dilation 2", (1, 2, 20, 37), 2, 9, padding=8, dilation=2, groups=2),
+    _small("depthwise 17x17", (1, 2, 11, 18), 2, 17, padding=8, groups=2, bias=False),
     _small("depthwise multiplier 2", (2, 9, 6, 14), 18, 3, padding=1, groups=9),
     _small("depthwise multiplier 3, stride 2", (1, 5, 9, 9), 15, 3, stride=2, padding=1, groups=5),
     # The lessons of the README: one image, the kernel matrix, receptive field, batch with groups.

@@ -6,27 +6,33 @@
 
 namespace handconv {
 
-KernelList avx512_planes();
+KernelList avx512_depthwise_planes();
+KernelList avx512_depthwise_planes_weight();
 KernelList avx512_depthwise_channels();
+KernelList avx512_planes();
 KernelList avx512_grouped();
+KernelList avx512_winograd();
 KernelList avx512_channels();
 KernelList avx512_channels_weight();
 KernelList avx512_im2col();
-KernelList avx512_winograd();
-KernelList avx2_planes();
+KernelList avx2_depthwise_planes();
+KernelList avx2_depthwise_planes_weight();
 KernelList avx2_depthwise_channels();
+KernelList avx2_planes();
 KernelList avx2_grouped();
+KernelList avx2_winograd();
 KernelList avx2_channels();
 KernelList avx2_channels_weight();
 KernelList avx2_im2col();
-KernelList avx2_winograd();
-KernelList baseline_planes();
+KernelList baseline_depthwise_planes();
+KernelList baseline_depthwise_planes_weight();
 KernelList baseline_depthwise_channels();
+KernelList baseline_planes();
 KernelList baseline_grouped();
+KernelList baseline_winograd();
 KernelList baseline_channels();
 KernelList baseline_channels_weight();
 KernelList baseline_im2col();
-KernelList baseline_winograd();
 KernelList reference_kernels();
 
 }  // namespace handconv

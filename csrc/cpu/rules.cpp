@@ -8,6 +8,12 @@ Refusal needs_nchw(const Problem& problem) {
   return problem.layout == Layout::kNchw ? nullptr : "needs contiguous (NCHW) images";
 }
 
+Refusal needs_nchw_and_depthwise(const Problem& problem) {
+  if (problem.layout != Layout::kNchw) return "needs contiguous (NCHW) images";
+  const bool depthwise = problem.geometry.in_channels_per_group() == 1;
+  return depthwise ? nullptr : "needs one input channel per group";
+}
+
 Refusal needs_nhwc_and_depthwise(const Problem& problem) {
   if (problem.layout != Layout::kNhwc) return "needs channels_last images";
   return problem.geometry.in_channels_per_group() == 1 ? nullptr

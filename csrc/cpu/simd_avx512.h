@@ -119,3 +119,21 @@ inline Vector<float> permute(Vector<float> vector, const std::int32_t* index) {
 inline Vector<double> permute(Vector<double> vector, const std::int64_t* index) {
   return _mm512_permutexvar_pd(_mm512_loadu_si512(index), vector);
 }
+
+// Elements p[0], p[2], ... and p[1], p[3], ... of 16 bits: the halves of words. Bit i of the masks
+// is for the i-th element, `high` for those from the 16-th on.
+inline __m512i load_words(const void* p, unsigned low, unsigned high) {
+  return _mm512_maskz_loadu_epi16(low | high << 16, p);
+}
+inline void load_pairs_of_words(const BFloat16* p, unsigned low, unsigned high, Vector<float>& even,
+                                Vector<float>& odd) {
+  const __m512i words = load_words(p, low, high);
+  even = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+  odd = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-65536)));
+}
+inline void load_pairs_of_words(const Float16* p, unsigned low, unsigned high, Vector<float>& even,
+                                Vector<float>& odd) {
+  const __m512i words = load_words(p, low, high);
+  even = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+  odd = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)));
+}

@@ -1,0 +1,342 @@
+// direct.depthwise.planes: y and the input gradient of groups with one input channel, for
+// contiguous (NCHW) images; lanes are neighbouring columns.
+//
+//     filled[n, c, i, j] = bias[c] + sum over s and taps of w[c, s, tap] * source[n, s, i + ., j +
+//     .]
+//
+// s runs over the channels of y that a channel of x has, and over one channel of x the other way.
+// Nothing is padded, copied or packed: loads are masked, rows outside are skipped, a row is loaded
+// once per column of taps (depthwise_planes_tile.h). Bytes: source and filled image once.
+
+template <class T>
+class DepthwisePlanesKernel {
+ public:
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem& problem) {
+    // A mask for each tap and vector; pairs of taps have two.
+    const std::int64_t masks = (problem.geometry.width.kernel + 1) * kPlaneVectors;
+    return {0, kTotalsBytes + static_cast<std::size_t>(masks) * sizeof(Mask<C>)};
+  }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    const Gather gather(problem, buffers);
+    DepthwisePlanesKernel(gather, workspace).run_all();
+  }
+
+ private:
+  DepthwisePlanesKernel(const Gather& gather, const Workspace& workspace)
+      : gather_(gather), workspace_(workspace) {
+    const std::int64_t cost = gather.filled_area() * gather.cost_per_element();
+    planes_per_item_ = kItemCost / cost + 1;
+    row_parts_ = cost / kPartCost + 1;
+  }
+
+  // Multiply-adds of an item: enough for its masks not to count, few enough to share out.
+  // Of a tile: its totals, before the masks in the scratch of a thread.
+  static constexpr std::size_t kTotalsBytes = kPlaneRows<1> * kPlaneVectors * kVectorBytes;
+  static constexpr std::int64_t kItemCost = 1 << 15, kPartCost = 1 << 19;
+  // Terms of a sum that needs no blocks.
+  static constexpr std::int64_t kShortSum = 256;
+
+  void run_all() {
+    const std::int64_t planes = gather_.batch * gather_.groups * gather_.filled_channels;
+    const std::int64_t plane_items = (planes + planes_per_item_ - 1) / planes_per_item_;
+    const std::int64_t cost =
+        planes_per_item_ * gather_.filled_area() * gather_.cost_per_element() / row_parts_;
+    parallel_for(plane_items * row_parts_, cost, [&](std::int64_t index, int thread) {
+      const std::int64_t first = index / row_parts_ * planes_per_item_, rest = planes - first;
+      const Item item{find_plane(first), rest < planes_per_item_ ? rest : planes_per_item_,
+                      index % row_parts_, workspace_.of_thread<std::byte>(thread)};
+      fill_item(item);
+    });
+  }
+
+  // A filled plane, and the first of the source planes that it gathers from.
+  struct Plane {
+    std::int64_t group, channel_of_group;
+    const T* source;
+    const T* weights;
+    T* filled;
+  };
+
+  // Some whole planes from `plane` on, or one of the row_parts_ parts of one.
+  struct Item {
+    Plane plane;
+    std::int64_t planes, part;
+    std::byte* scratch;
+  };
+
+  void fill_item(const Item& item) const {
+    const Span<AxisClass> columns = gather_.columns.classes();
+    const std::int64_t row_stride = RowPattern(gather_.rows.classes()[0]).stride;
+    if (columns.count == 1 && columns[0].source_step == 1 && columns[0].step == 1 &&
+        row_stride == 1) {
+      return fill_unit(item, columns[0]);
+    }
+    if (columns.count == 1 && is_paired(columns[0]) && row_stride == 2) {
+      return fill_columns<PairedColumns<T>>(item, columns[0], 0, columns[0].count);
+    }
+    if (columns.count == 2 && row_stride == 1) {
+      return fill_columns<InterleavedColumns<T>>(item, columns[0], 0, columns[0].count);
+    }
+    for (const AxisClass& axis : columns) {
+      fill_columns<StridedColumns<T>>(item, axis, 0, axis.count);
+    }
+  }
+
+  static bool is_paired(const AxisClass& axis) {
+    return axis.source_step == 2 && axis.taps.count > 1 &&
+           axis.taps[1].offset - axis.taps[0].offset == 1;
+  }
+
+  void fill_unit(const Item& item, const AxisClass& axis) const {
+    const EvenParts blocks((axis.count + kLanes<C> - 1) / kLanes<C>, kPlaneVectors);
+    for (std::int64_t b = 0; b < blocks.count; ++b) {
+      const std::int64_t first = blocks.first(b) * kLanes<C>;
+      blocks.size(b) == 1 ? fill_unit_columns<1>(item, axis, first)
+                          : fill_unit_columns<2>(item, axis, first);
+    }
+  }
+
+  template <int V>
+  void fill_unit_columns(const Item& item, const AxisClass& axis, std::int64_t first) const {
+    constexpr std::int64_t kSpan = V * kLanes<C>;
+    if constexpr (kVectorBytes < 64) {  // where masks are not free
+      bool inside = first + kSpan <= axis.count;
+      for (const Tap& tap : axis.taps) {
+        const std::int64_t start = first + tap.offset;
+        inside &= start >= 0 && start + kSpan <= gather_.columns.source_size;
+      }
+      if (inside) return fill_columns<UnitColumns<T, V, true>>(item, axis, first, first + kSpan);
+    }
+    fill_columns<UnitColumns<T, V, false>>(item, axis, first, first + kSpan);
+  }
+
+  // Columns [first, last), tile by tile.
+  template <class Columns>
+  void fill_columns(const Item& item, const AxisClass& axis, std::int64_t first,
+                    std::int64_t last) const {
+    for (; first < last; first += Columns::kSpan) {
+      const Columns columns(gather_.columns, axis, first, item.scratch + kTotalsBytes);
+      for (const AxisClass& rows : gather_.rows.classes()) {
+        const RowPattern pattern(rows);
+        fill_rows(item, columns, pattern);
+      }
+    }
+  }
+
+  template <class Columns>
+  [[gnu::noinline]] void fill_rows(const Item& item, const Columns& columns,
+                                   const RowPattern& pattern) const {
+    constexpr std::int64_t R = Columns::kRows;
+    const int largest = Columns::kRowStride == 0                ? 1
+                        : Columns::kTakes7 && pattern.taps == 7 ? kPlaneTapsOf7
+                                                                : kPlaneTaps;
+    const EvenParts tap_rows(pattern.taps, largest);
+    const TileJob<Columns> job{columns, pattern, tap_rows, reinterpret_cast<C*>(item.scratch)};
+    for (std::int64_t s = 0; s < pattern.sets; ++s) {
+      const RowSet rows = pattern.set(s);
+      const std::int64_t tiles = (rows.count + R - 1) / R;
+      const std::int64_t begin = item.part * tiles / row_parts_;
+      const std::int64_t end = (item.part + 1) * tiles / row_parts_;
+      if (begin == end) continue;
+      if constexpr (Columns::kRowStride != 0) {
+        const bool is_short = pattern.taps * gather_.columns.kernel_size <= kShortSum;
+        if (tap_rows.count == 1 && gather_.source_channels == 1 && is_short) {
+          for (std::int64_t tile = begin; tile < end; ++tile)
+            fill_tile_of_planes(item, job, rows, tile * R);
+          continue;
+        }
+      }
+      Plane plane = item.plane;
+      for (std::int64_t i = 0; i < item.planes; ++i) {
+        for (std::int64_t tile = begin; tile < end; ++tile) fill_tile(job, rows, plane, tile * R);
+        to_next_plane(plane);
+      }
+    }
+  }
+
+  Plane find_plane(std::int64_t index) const {
+    const std::int64_t channels = gather_.groups * gather_.filled_channels;
+    const std::int64_t n = index / channels, channel = index % channels;
+    const std::int64_t group = channel / gather_.filled_channels;
+    const std::int64_t channel_of_group = channel % gather_.filled_channels;
+    return {group, channel_of_group,
+            static_cast<const T*>(gather_.source) + n * gather_.source_strides.sample +
+                group * gather_.source_channels * gather_.source_strides.channel,
+            static_cast<const T*>(gather_.w) + group * gather_.w_group +
+                channel_of_group * gather_.w_filled,
+            static_cast<T*>(gather_.filled) + index * gather_.filled_area()};
+  }
+
+  // Source planes follow each other across samples, as filled planes do.
+  void to_next_plane(Plane& plane) const {
+    plane.filled += gather_.filled_area();
+    plane.weights += gather_.w_filled;
+    if (++plane.channel_of_group < gather_.filled_channels) return;
+    plane.channel_of_group = 0;
+    plane.source += gather_.source_channels * gather_.source_strides.channel;
+    plane.weights += gather_.w_group - gather_.filled_channels * gather_.w_filled;
+    if (++plane.group < gather_.groups) return;
+    plane.group = 0;
+    plane.weights = static_cast<const T*>(gather_.w);
+  }
+
+  template <class Columns>
+  struct TileJob {
+    const Columns& columns;
+    const RowPattern& pattern;
+    const EvenParts& tap_rows;
+    C* totals;
+  };
+
+  // The same tile of all planes of an item, where sums are short: what they have in common, which
+  // takes as long as a small tile itself, is found once.
+  template <class Columns>
+  HANDCONV_INLINE void fill_tile_of_planes(const Item& item, const TileJob<Columns>& job,
+                                           const RowSet& rows, std::int64_t row) const {
+    const RowPattern& pattern = job.pattern;
+    const std::int64_t rest = rows.count - row, pitch = gather_.source_strides.row;
+    const int existing = static_cast<int>(rest < Columns::kRows ? rest : Columns::kRows);
+    const std::int64_t first_row = rows.source_first + row * pattern.stride * pattern.spacing;
+    const std::int64_t lines = (existing - 1) * Columns::kRowStride + pattern.taps;
+    const Plane& plane = item.plane;
+    const ShortTile tile{
+        {plane.source + first_row * pitch, pattern.spacing * pitch,
+         rows_inside(first_row, pattern.spacing, gather_.rows.source_size, lines),
+         plane.weights + pattern.first_kernel() * gather_.w_row,
+         pattern.kernel_step * gather_.w_row, gather_.w_column},
+        plane.filled + (rows.filled_first + row * rows.filled_step) * gather_.filled_strides.row,
+        rows.filled_step * gather_.filled_strides.row,
+        existing};
+    if constexpr (Columns::kTakes7 && kPlaneTapsOf7 == 7) {
+      if (pattern.taps == 7) return fill_short_tiles<Columns, 7>(item, job.columns, tile);
+    }
+    if (pattern.taps == 3) return fill_short_tiles<Columns, 3>(item, job.columns, tile);
+    if (pattern.taps == 5) return fill_short_tiles<Columns, 5>(item, job.columns, tile);
+    if (pattern.taps == 4) return fill_short_tiles<Columns, 4>(item, job.columns, tile);
+    if (pattern.taps == 2) return fill_short_tiles<Columns, 2>(item, job.columns, tile);
+    fill_short_tiles<Columns, 1>(item, job.columns, tile);
+  }
+
+  // The tile of the first plane of an item.
+  struct ShortTile {
+    PlaneLines<T> lines;
+    T* filled;
+    std::int64_t filled_step;
+    int existing;
+  };
+
+  template <class Columns, int K>
+  [[gnu::noinline]] void fill_short_tiles(const Item& item, const Columns& columns,
+                                          const ShortTile& first) const {
+    constexpr int R = Columns::kRows, V = Columns::kVectors;
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    Plane plane = item.plane;
+    for (std::int64_t i = 0; i < item.planes; ++i, to_next_plane(plane)) {
+      PlaneLines<T> lines = first.lines;
+      lines.first += plane.source - item.plane.source;
+      lines.weights += plane.weights - item.plane.weights;
+      const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
+      const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
+      Tile<C, R, V> tile;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) tile.sums[r][v] = start;
+      }
+      columns.template add<K>(tile, lines);
+      columns.store(tile, first.filled + (plane.filled - item.plane.filled), first.filled_step,
+                    first.existing);
+    }
+  }
+
+  template <class Columns>
+  HANDCONV_INLINE void fill_tile(const TileJob<Columns>& job, const RowSet& rows,
+                                 const Plane& plane, std::int64_t row) const {
+    constexpr int R = Columns::kRows, V = Columns::kVectors;
+    const std::int64_t rest = rows.count - row;
+    const int existing = static_cast<int>(rest < R ? rest : R);
+
+    PlaneSums<C, R, V> tile(job.totals);
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
+    const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) tile.block.sums[r][v] = start;
+    }
+    const RowPattern& pattern = job.pattern;
+    const T* source = plane.source;
+    const T* weights = plane.weights + pattern.first_kernel() * gather_.w_row;
+    const std::int64_t first_row = rows.source_first + row * pattern.stride * pattern.spacing;
+    for (std::int64_t s = 0; s < gather_.source_channels; ++s) {
+      add_plane(tile, job, first_row, existing, source, weights);
+      source += gather_.source_strides.channel;
+      weights += gather_.w_source;
+    }
+    tile.finish();
+
+    const std::int64_t pitch = gather_.filled_strides.row;
+    T* line = plane.filled + (rows.filled_first + row * rows.filled_step) * pitch;
+    job.columns.store(tile.block, line, rows.filled_step * pitch, existing);
+  }
+
+  // Adds all taps of one source plane, of which the tile's first row reads source row `first_row`
+  // through its first tap.
+  template <class Columns>
+  HANDCONV_INLINE void add_plane(PlaneSums<C, Columns::kRows, Columns::kVectors>& tile,
+                                 const TileJob<Columns>& job, std::int64_t first_row, int existing,
+                                 const T* source, const T* weights) const {
+    const RowPattern& pattern = job.pattern;
+    constexpr int kStride = Columns::kRowStride;
+    const std::int64_t pitch = gather_.source_strides.row;
+    // Without a common stride every row of taps is a case for itself, whose lines lie S E apart.
+    const std::int64_t line_step =
+        kStride == 0 ? pattern.spacing * pattern.stride : pattern.spacing;
+    const std::int64_t w_step = pattern.kernel_step * gather_.w_row;
+    std::int64_t tap = 0;
+    for (std::int64_t b = 0; b < job.tap_rows.count; ++b) {
+      const std::int64_t taps = job.tap_rows.size(b);
+      const std::int64_t row = first_row + tap * pattern.spacing;
+      const std::int64_t lines = (existing - 1) * (kStride == 2 ? 2 : 1) + taps;
+      const PlaneLines<T> at{source + row * pitch,
+                             line_step * pitch,
+                             rows_inside(row, line_step, gather_.rows.source_size, lines),
+                             weights + tap * w_step,
+                             w_step,
+                             gather_.w_column};
+      if (at.inside) {
+        if constexpr (kStride == 0) {
+          job.columns.template add<1>(tile.block, at);
+        } else {
+          add_rows(tile.block, job.columns, at, taps);
+        }
+        tile.note_terms(taps * gather_.columns.kernel_size);
+      }
+      tap += taps;
+    }
+  }
+
+  // Of `taps` rows of taps.
+  template <class Columns>
+  HANDCONV_INLINE static void add_rows(Tile<C, Columns::kRows, Columns::kVectors>& tile,
+                                       const Columns& columns, const PlaneLines<T>& lines,
+                                       std::int64_t taps) {
+    static_assert(kPlaneTaps == 5);
+    if constexpr (Columns::kTakes7 && kPlaneTapsOf7 == 7) {
+      if (taps == 7) return columns.template add<7>(tile, lines);
+    }
+    if (taps == 3) return columns.template add<3>(tile, lines);
+    if (taps == 5) return columns.template add<5>(tile, lines);
+    if (taps == 4) return columns.template add<4>(tile, lines);
+    if (taps == 2) return columns.template add<2>(tile, lines);
+    columns.template add<1>(tile, lines);
+  }
+
+  const Gather& gather_;
+  const Workspace& workspace_;
+  std::int64_t planes_per_item_, row_parts_;
+};

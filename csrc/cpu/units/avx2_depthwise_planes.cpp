@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY depthwise_planes
+#define HANDCONV_FAMILY_HEADER "cpu/families/depthwise_planes.h"
+#include "cpu/units/avx2.h"
