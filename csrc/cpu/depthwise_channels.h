@@ -228,8 +228,8 @@ class DepthwiseChannelsKernel {
   void fill_spot(const Spot& spot, std::int64_t chunk, const Scratch& scratch) const {
     const C* weights = scratch.weights;
     const std::int64_t vector_weights = gather_.kernel_area() * L;
-    for (std::int64_t block = plan_.chunk_first(chunk); block < plan_.chunk_first(chunk + 1);
-         ++block) {
+    const std::int64_t last_block = plan_.chunk_first(chunk + 1);
+    for (std::int64_t block = plan_.chunk_first(chunk); block < last_block; ++block) {
       if (plan_.adds_lanes) {
         add_lanes(spot, block, weights, scratch);
         weights += plan_.block_weights();
@@ -369,8 +369,8 @@ class DepthwiseChannelsKernel {
 #pragma GCC unroll 16
       for (int j = 0; j < kPixels + K - 1; ++j) {
         // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
-        // costs more.
-        if (kChecked && !(inside >> j & 1)) continue;
+        // costs more, and so does a jump for every column that lies inside.
+        if (kChecked && __builtin_expect(!(inside >> j & 1), 0)) continue;
         const Vector<C> pixel = load_pixel(line + j * unit);
 #pragma GCC unroll 4
         for (int k = 0; k < K; ++k) {
