@@ -24,6 +24,7 @@ class DepthwiseChannelsKernel {
 
  private:
   static constexpr int kRows = kVectorBytes == 64 ? 2 : 1, kPixels = 7;
+  static constexpr std::int64_t kStripRows = 2;  // of each class, that make an item
   static constexpr std::int64_t L = kLanes<C>;
   using Tile = BlockedTile<C, kRows * kPixels, 1>;
 
@@ -45,31 +46,27 @@ class DepthwiseChannelsKernel {
           block_vectors(adds_lanes ? multiplier : 1) {
       const std::int64_t filled = gather.groups * gather.filled_channels;
       blocks = (filled + L - 1) / L;
-      strips = (gather.rows.classes()[0].count + strip_rows() - 1) / strip_rows();
+      strips = (gather.rows.classes()[0].count + kStripRows - 1) / kStripRows;
       // The weight of a chunk stays in the L1 cache, and there are items enough for many threads.
-      constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16;
-      const std::int64_t block_bytes = block_weights() * static_cast<std::int64_t>(sizeof(C));
-      chunks = (blocks * block_bytes + kChunkBytes - 1) / kChunkBytes;
+      constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16, kPackedBytes = 64 << 10;
+      const std::int64_t bytes = blocks * block_weights() * static_cast<std::int64_t>(sizeof(C));
+      packs_all = bytes <= kPackedBytes;
+      chunks = (bytes + kChunkBytes - 1) / kChunkBytes;
       while (chunks * strips < kItems) chunks *= 2;
       if (chunks > blocks) chunks = blocks;
     }
 
-    // Rows of each class that make an item: enough pixels to be worth it.
-    std::int64_t strip_rows() const {
-      constexpr std::int64_t kStripPixels = 64;
-      const std::int64_t columns = gather.columns.classes()[0].count;
-      const std::int64_t rows = (kStripPixels + columns - 1) / columns;
-      return (rows + kRows - 1) / kRows * kRows;
-    }
     std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
     std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
+    std::int64_t packed_blocks() const {
+      return packs_all ? blocks : (blocks + chunks - 1) / chunks;
+    }
 
     WorkspaceSize size() const {
-      const std::int64_t chunk_blocks = (blocks + chunks - 1) / chunks;
       const std::int64_t sums = adds_lanes ? kRows * kPixels * block_vectors * L : 0;
       return {static_cast<std::size_t>(runs_offset() + run_bytes()),
               kHeaderBytes + static_cast<std::size_t>(step_bytes()) +
-                  sizeof(C) * static_cast<std::size_t>(chunk_blocks * block_weights() + sums)};
+                  sizeof(C) * static_cast<std::size_t>(packed_blocks() * block_weights() + sums)};
     }
     std::int64_t runs_offset() const {
       return gather.columns.classes().count * static_cast<std::int64_t>(sizeof(ColumnPlan));
@@ -86,6 +83,7 @@ class DepthwiseChannelsKernel {
     bool adds_lanes;
     std::int64_t block_vectors;  // of lanes that make one vector of filled channels
     std::int64_t blocks, strips, chunks;
+    bool packs_all;  // a thread packs the whole weight, once
   };
 
   // The workspace of a thread: which chunk its weight is of, the steps of a tile, the weight as
@@ -128,33 +126,36 @@ class DepthwiseChannelsKernel {
   void run_all() {
     if (gather_.filled_area() == 0) return;
     for (int thread = 0; thread < max_threads(); ++thread) *scratch_of(thread).chunk = -1;
-    const std::int64_t cost = plan_.strip_rows() * gather_.columns.filled_size *
+    const std::int64_t cost = kStripRows * gather_.columns.filled_size *
                               (plan_.blocks / plan_.chunks) * plan_.block_weights();
-    parallel_for(plan_.chunks * gather_.batch * plan_.strips, cost,
-                 [&](std::int64_t item, int thread) {
-                   const std::int64_t strip = item % plan_.strips;
-                   const std::int64_t n = item / plan_.strips % gather_.batch;
-                   const std::int64_t chunk = item / plan_.strips / gather_.batch;
-                   const Scratch scratch = scratch_of(thread);
-                   if (*scratch.chunk != chunk) pack(chunk, scratch);
-                   fill_strip(chunk, n, strip * plan_.strip_rows(), scratch);
-                 });
+    const std::int64_t rows = gather_.batch * plan_.strips;
+    parallel_for(rows * plan_.chunks, cost, [&](std::int64_t item, int thread) {
+      // Pixels in the order in which they lie, unless every chunk has to be packed anew.
+      const bool packs_all = plan_.packs_all;
+      const std::int64_t chunk = packs_all ? item % plan_.chunks : item / rows;
+      const std::int64_t row = packs_all ? item / plan_.chunks : item % rows;
+      const Scratch scratch = scratch_of(thread);
+      const std::int64_t packed = packs_all ? 0 : chunk;
+      if (*scratch.chunk != packed) {
+        *scratch.chunk = packed;
+        pack(packs_all ? 0 : plan_.chunk_first(chunk),
+             packs_all ? plan_.blocks : plan_.chunk_first(chunk + 1), scratch);
+      }
+      fill_strip(chunk, row / plan_.strips, row % plan_.strips * kStripRows, scratch);
+    });
   }
 
   Scratch scratch_of(int thread) const {
     auto* base = workspace_.of_thread<char>(thread);
     auto* weights = reinterpret_cast<C*>(base + kHeaderBytes + plan_.step_bytes());
-    const std::int64_t chunk_blocks = (plan_.blocks + plan_.chunks - 1) / plan_.chunks;
-    return {reinterpret_cast<std::int64_t*>(base),
-            reinterpret_cast<Step*>(base + kHeaderBytes), weights,
-            weights + chunk_blocks * plan_.block_weights()};
+    return {reinterpret_cast<std::int64_t*>(base), reinterpret_cast<Step*>(base + kHeaderBytes),
+            weights, weights + plan_.packed_blocks() * plan_.block_weights()};
   }
 
-  void pack(std::int64_t chunk, const Scratch& scratch) const {
-    *scratch.chunk = chunk;
+  void pack(std::int64_t first_block, std::int64_t last_block, const Scratch& scratch) const {
     const std::int64_t area = gather_.kernel_area(), width = gather_.columns.kernel_size;
-    const std::int64_t first = plan_.chunk_first(chunk) * plan_.block_vectors * L;
-    std::int64_t last = plan_.chunk_first(chunk + 1) * plan_.block_vectors * L;
+    const std::int64_t first = first_block * plan_.block_vectors * L;
+    std::int64_t last = last_block * plan_.block_vectors * L;
     if (last > plan_.out_channels) last = plan_.out_channels;
     C* target = scratch.weights;
     for (std::int64_t lane = first; lane < last; lane += L, target += area * L) {
@@ -180,8 +181,7 @@ class DepthwiseChannelsKernel {
                   const Scratch& scratch) const {
     const std::int64_t most_rows = gather_.rows.classes()[0].count;
     const std::int64_t rest = most_rows - first_row;
-    const std::int64_t last_row =
-        first_row + (rest < plan_.strip_rows() ? rest : plan_.strip_rows());
+    const std::int64_t last_row = first_row + (rest < kStripRows ? rest : kStripRows);
     const std::int64_t most_columns = columns_[0].count;
     for (std::int64_t row = first_row; row < last_row; row += kRows) {
       // Classes innermost: they read the same pixels.
@@ -228,38 +228,44 @@ class DepthwiseChannelsKernel {
                   std::int64_t row, std::int64_t source_column, Step* steps, Spot& spot) const {
     const ImageStrides& strides = gather_.source_strides;
     const T* source = static_cast<const T*>(gather_.source) + n * strides.sample;
-    for (const TapRun& run : columns.runs) {
-      const std::int64_t column = source_column + run.column, reads = kPixels + run.taps - 1;
-      const std::uint32_t inside =
-          columns_inside(column, columns.unit, columns.source_size, reads);
-      if (inside == 0) continue;
-      spot.is_interior &= inside == (1u << reads) - 1;
-      for (const Tap& tap : rows.taps) {
-        Step step;
-        bool any = false;
+    const std::int64_t height = gather_.rows.source_size;
+    for (const Tap& tap : rows.taps) {
+      std::int64_t lines[kRows];
+      bool any = false;
+      for (int r = 0; r < kRows; ++r) {
+        const std::int64_t h = (row + r) * rows.source_step + tap.offset;
+        const bool exists = r < spot.row_count &&
+                            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height);
+        lines[r] = exists ? h : -1;
+        any |= exists;
+      }
+      if (!any) continue;
+      for (const TapRun& run : columns.runs) {
+        const std::int64_t column = source_column + run.column, reads = kPixels + run.taps - 1;
+        const std::uint32_t inside =
+            columns_inside(column, columns.unit, columns.source_size, reads);
+        if (inside == 0) continue;
+        spot.is_interior &= inside == (1u << reads) - 1;
+        Step& step = steps[spot.steps.count++];
         for (int r = 0; r < kRows; ++r) {
-          const std::int64_t h = (row + r) * rows.source_step + tap.offset;
-          const bool exists = r < spot.row_count && static_cast<std::uint64_t>(h) <
-                                                        static_cast<std::uint64_t>(
-                                                            gather_.rows.source_size);
-          step.lines[r] = exists ? source + h * strides.row + column * strides.column : nullptr;
-          any |= exists;
+          step.lines[r] =
+              lines[r] < 0 ? nullptr : source + lines[r] * strides.row + column * strides.column;
         }
-        if (!any) continue;
         step.weight = (tap.kernel * gather_.columns.kernel_size + run.kernel) * L;
         step.weight_step = run.kernel_step * L;
         step.inside = inside;
         step.taps = static_cast<std::int32_t>(run.taps);
-        steps[spot.steps.count++] = step;
       }
     }
   }
 
   void fill_spot(const Spot& spot, std::int64_t chunk, const Scratch& scratch) const {
-    const C* weights = scratch.weights;
+    const std::int64_t first_block = plan_.chunk_first(chunk);
+    const C* weights =
+        scratch.weights + (plan_.packs_all ? first_block * plan_.block_weights() : 0);
     const std::int64_t vector_weights = gather_.kernel_area() * L;
     const std::int64_t last_block = plan_.chunk_first(chunk + 1);
-    for (std::int64_t block = plan_.chunk_first(chunk); block < last_block; ++block) {
+    for (std::int64_t block = first_block; block < last_block; ++block) {
       if (plan_.adds_lanes) {
         add_lanes(spot, block, weights, scratch);
         weights += plan_.block_weights();

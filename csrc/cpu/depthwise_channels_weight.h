@@ -1,6 +1,7 @@
 // The weight gradient of direct.depthwise.channels: lanes are output channels.
 //
-//     w[c, kh, kw] = sum over n, oh, ow of y[n, oh, ow, c] * x[n, oh s - p + kh d, ow s - p + kw d, c]
+//     w[c, kh, kw] = sum over n, oh, ow of y[n, oh, ow, c] * x[n, oh s - p + kh d, ow s - p + kw d,
+//     c]
 //
 // The sums of up to 4 rows by 4 columns of taps are kept in registers while a block of rows of y
 // passes. A tile of kPixels pixels of y is loaded once for all of them, and kPixels + 3 pixels of x
@@ -35,7 +36,8 @@ class DepthwiseChannelsWeightKernel {
   // of its own.
   struct Plan {
     explicit Plan(const Problem& problem)
-        : area(problem.geometry.kernel_area()), blocks((problem.geometry.out_channels + L - 1) / L) {
+        : area(problem.geometry.kernel_area()),
+          blocks((problem.geometry.out_channels + L - 1) / L) {
       const Geometry& g = problem.geometry;
       block_rows = rows_per_partial_sum(g.width);
       sample_blocks = (g.height.output + block_rows - 1) / block_rows;
@@ -79,8 +81,8 @@ class DepthwiseChannelsWeightKernel {
         y_strides_(problem.y_strides()),
         sums_(workspace.shared<C>()) {
     auto* base = workspace.shared<char>() + plan_.sum_bytes;
-    columns_ = plan_columns(axis_.classes()[0], geometry_.width.input,
-                            reinterpret_cast<TapRun*>(base));
+    columns_ =
+        plan_columns(axis_.classes()[0], geometry_.width.input, reinterpret_cast<TapRun*>(base));
     list_tiles(reinterpret_cast<TileColumns*>(base + plan_.run_bytes));
   }
 
@@ -95,10 +97,10 @@ class DepthwiseChannelsWeightKernel {
           pixels = count - i >= kPixels ? kPixels : 1;
           const std::int64_t position = residue + i * columns_.spread;
           const std::int64_t column = position * columns_.source_step + run.column;
-          *tiles++ = {position * y_strides_.column, column * x_strides_.column,
-                      columns_inside(column, columns_.unit, columns_.source_size,
-                                     pixels + run.taps - 1),
-                      pixels == kPixels};
+          *tiles++ = {
+              position * y_strides_.column, column * x_strides_.column,
+              columns_inside(column, columns_.unit, columns_.source_size, pixels + run.taps - 1),
+              pixels == kPixels};
           ++tile_count_;
         }
       }
@@ -113,7 +115,8 @@ class DepthwiseChannelsWeightKernel {
       const std::int64_t part = item % plan_.parts, chunk = item / plan_.parts;
       const std::int64_t first = plan_.chunk_first(chunk), last = plan_.chunk_first(chunk + 1);
       C* sums = sums_of(part, first);
-      for (std::int64_t i = 0; i < (last - first) * plan_.area; ++i) store(sums + i * L, Vector<C>{});
+      for (std::int64_t i = 0; i < (last - first) * plan_.area; ++i)
+        store(sums + i * L, Vector<C>{});
       for (std::int64_t i = row_blocks * part / plan_.parts;
            i < row_blocks * (part + 1) / plan_.parts; ++i) {
         for (std::int64_t block = first; block < last; ++block) {
@@ -166,7 +169,8 @@ class DepthwiseChannelsWeightKernel {
     const std::int64_t n = index / plan_.sample_blocks;
     const std::int64_t first = index % plan_.sample_blocks * plan_.block_rows;
     const std::int64_t end = first + plan_.block_rows;
-    const LaneVector<T> lanes(block * L, geometry_.out_channels, geometry_.out_channels_per_group());
+    const LaneVector<T> lanes(block * L, geometry_.out_channels,
+                              geometry_.out_channels_per_group());
     const bool repeats = lanes.multiplier > 1;
     const std::int64_t x_channel = repeats ? lanes.x_first() : lanes.first;
     const RowBlock rows{static_cast<const T*>(buffers_.x) + n * x_strides_.sample + x_channel,
