@@ -291,6 +291,18 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("depthwise 5x5 stride 2, width 75", (1, 3, 21, 75), 3, 5, stride=2, padding=2, groups=3),
     _small("depthwise 9x9 dilation 2", (1, 2, 20, 37), 2, 9, padding=8, dilation=2, groups=2),
     _small("depthwise 17x17", (1, 2, 11, 18), 2, 17, padding=8, groups=2, bias=False),
+    _small(
+        "depthwise 5x3 stride 2, dilation 3x2",
+        (2, 40, 15, 16),
+        40,
+        (5, 3),
+        stride=2,
+        padding=(5, 1),
+        dilation=(3, 2),
+        groups=40,
+    ),
+    _small("depthwise 4x6 stride 3x1", (1, 24, 10, 9), 24, (4, 6), stride=(3, 1), groups=24),
+    _small("depthwise multiplier 2 of 20", (1, 20, 7, 9), 40, 5, stride=2, padding=2, groups=20),
     _small("depthwise multiplier 2", (2, 9, 6, 14), 18, 3, padding=1, groups=9),
     _small("depthwise multiplier 3, stride 2", (1, 5, 9, 9), 15, 3, stride=2, padding=1, groups=5),
     # The lessons of the README: one image, the kernel matrix, receptive field, batch with groups.

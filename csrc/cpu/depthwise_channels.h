@@ -24,8 +24,17 @@ class DepthwiseChannelsKernel {
 
  private:
   static constexpr int kRows = kVectorBytes == 64 ? 2 : 1, kPixels = 7;
+  static constexpr std::int64_t kStripRows = 2;  // of each class, that make an item
   static constexpr std::int64_t L = kLanes<C>;
   using Tile = BlockedTile<C, kRows * kPixels, 1>;
+
+  // A run of taps of one row of the kernel, as a tile goes through it.
+  struct Step {
+    const T* lines[kRows];  // where column 0 of each row lies, for channel 0; null outside
+    std::int64_t weight, weight_step;  // of the first tap, and from one to the next
+    std::uint32_t inside;              // which columns lie inside
+    std::int32_t taps;
+  };
 
   // How the work is cut, and what lies where in the workspace.
   struct Plan {
@@ -37,31 +46,27 @@ class DepthwiseChannelsKernel {
           block_vectors(adds_lanes ? multiplier : 1) {
       const std::int64_t filled = gather.groups * gather.filled_channels;
       blocks = (filled + L - 1) / L;
-      strips = (gather.rows.classes()[0].count + strip_rows() - 1) / strip_rows();
+      strips = (gather.rows.classes()[0].count + kStripRows - 1) / kStripRows;
       // The weight of a chunk stays in the L1 cache, and there are items enough for many threads.
-      constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16;
-      const std::int64_t block_bytes = block_weights() * static_cast<std::int64_t>(sizeof(C));
-      chunks = (blocks * block_bytes + kChunkBytes - 1) / kChunkBytes;
+      constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16, kPackedBytes = 64 << 10;
+      const std::int64_t bytes = blocks * block_weights() * static_cast<std::int64_t>(sizeof(C));
+      packs_all = bytes <= kPackedBytes;
+      chunks = (bytes + kChunkBytes - 1) / kChunkBytes;
       while (chunks * strips < kItems) chunks *= 2;
       if (chunks > blocks) chunks = blocks;
     }
 
-    // Rows of each class that make an item: enough pixels to be worth it.
-    std::int64_t strip_rows() const {
-      constexpr std::int64_t kStripPixels = 64;
-      const std::int64_t columns = gather.columns.classes()[0].count;
-      const std::int64_t rows = (kStripPixels + columns - 1) / columns;
-      return (rows + kRows - 1) / kRows * kRows;
-    }
     std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
     std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
+    std::int64_t packed_blocks() const {
+      return packs_all ? blocks : (blocks + chunks - 1) / chunks;
+    }
 
     WorkspaceSize size() const {
-      const std::int64_t chunk_blocks = (blocks + chunks - 1) / chunks;
       const std::int64_t sums = adds_lanes ? kRows * kPixels * block_vectors * L : 0;
       return {static_cast<std::size_t>(runs_offset() + run_bytes()),
-              kHeaderBytes + static_cast<std::size_t>(mask_bytes()) +
-                  sizeof(C) * static_cast<std::size_t>(chunk_blocks * block_weights() + sums)};
+              kHeaderBytes + static_cast<std::size_t>(step_bytes()) +
+                  sizeof(C) * static_cast<std::size_t>(packed_blocks() * block_weights() + sums)};
     }
     std::int64_t runs_offset() const {
       return gather.columns.classes().count * static_cast<std::int64_t>(sizeof(ColumnPlan));
@@ -69,35 +74,36 @@ class DepthwiseChannelsKernel {
     std::int64_t run_bytes() const {
       return gather.columns.kernel_size * static_cast<std::int64_t>(sizeof(TapRun));
     }
-    std::int64_t mask_bytes() const { return (gather.columns.kernel_size + 15) / 16 * 64; }
+    std::int64_t step_bytes() const {
+      return (gather.kernel_area() * static_cast<std::int64_t>(sizeof(Step)) + 63) / 64 * 64;
+    }
 
     Gather gather;
     std::int64_t out_channels, multiplier;
     bool adds_lanes;
     std::int64_t block_vectors;  // of lanes that make one vector of filled channels
     std::int64_t blocks, strips, chunks;
+    bool packs_all;  // a thread packs the whole weight, once
   };
 
-  // The workspace of a thread: which chunk its weight is of, masks of columns, the weight as
+  // The workspace of a thread: which chunk its weight is of, the steps of a tile, the weight as
   // [vector][tap row][tap column][lane], the sums of a tile whose lanes are added up.
   static constexpr std::size_t kHeaderBytes = 64;
   struct Scratch {
     std::int64_t* chunk;
-    std::uint32_t* inside;
+    Step* steps;
     C* weights;
     C* sums;
   };
 
-  // Where a tile lies: kRows rows from `row` on, kPixels positions `spread` apart.
+  // Where a tile lies, and how it is filled: the same for every vector of channels.
   struct Spot {
-    const AxisClass* rows;
-    const ColumnPlan* columns;
-    std::int64_t row, row_count, pixel_count;
-    const T* source;  // the sample's column that position 0 of the tile has without offset
-    T* filled;        // its first pixel
+    std::int64_t row_count, pixel_count;    // that exist
+    T* filled;                              // its first pixel
     std::int64_t filled_row, filled_pixel;  // from one to the next
-    bool is_interior;                       // no run of taps leaves the rows of the source
-    const std::uint32_t* inside;            // by run of taps: columns inside
+    Span<Step> steps;
+    std::int64_t unit;  // between columns of the source
+    bool is_interior;   // every column of every step lies inside
   };
 
   DepthwiseChannelsKernel(const Problem& problem, const Buffers& buffers,
@@ -120,33 +126,36 @@ class DepthwiseChannelsKernel {
   void run_all() {
     if (gather_.filled_area() == 0) return;
     for (int thread = 0; thread < max_threads(); ++thread) *scratch_of(thread).chunk = -1;
-    const std::int64_t cost = plan_.strip_rows() * gather_.columns.filled_size *
+    const std::int64_t cost = kStripRows * gather_.columns.filled_size *
                               (plan_.blocks / plan_.chunks) * plan_.block_weights();
-    parallel_for(plan_.chunks * gather_.batch * plan_.strips, cost,
-                 [&](std::int64_t item, int thread) {
-                   const std::int64_t strip = item % plan_.strips;
-                   const std::int64_t n = item / plan_.strips % gather_.batch;
-                   const std::int64_t chunk = item / plan_.strips / gather_.batch;
-                   const Scratch scratch = scratch_of(thread);
-                   if (*scratch.chunk != chunk) pack(chunk, scratch);
-                   fill_strip(chunk, n, strip * plan_.strip_rows(), scratch);
-                 });
+    const std::int64_t rows = gather_.batch * plan_.strips;
+    parallel_for(rows * plan_.chunks, cost, [&](std::int64_t item, int thread) {
+      // Pixels in the order in which they lie, unless every chunk has to be packed anew.
+      const bool packs_all = plan_.packs_all;
+      const std::int64_t chunk = packs_all ? item % plan_.chunks : item / rows;
+      const std::int64_t row = packs_all ? item / plan_.chunks : item % rows;
+      const Scratch scratch = scratch_of(thread);
+      const std::int64_t packed = packs_all ? 0 : chunk;
+      if (*scratch.chunk != packed) {
+        *scratch.chunk = packed;
+        pack(packs_all ? 0 : plan_.chunk_first(chunk),
+             packs_all ? plan_.blocks : plan_.chunk_first(chunk + 1), scratch);
+      }
+      fill_strip(chunk, row / plan_.strips, row % plan_.strips * kStripRows, scratch);
+    });
   }
 
   Scratch scratch_of(int thread) const {
     auto* base = workspace_.of_thread<char>(thread);
-    auto* weights = reinterpret_cast<C*>(base + kHeaderBytes + plan_.mask_bytes());
-    const std::int64_t chunk_blocks = (plan_.blocks + plan_.chunks - 1) / plan_.chunks;
-    return {reinterpret_cast<std::int64_t*>(base),
-            reinterpret_cast<std::uint32_t*>(base + kHeaderBytes), weights,
-            weights + chunk_blocks * plan_.block_weights()};
+    auto* weights = reinterpret_cast<C*>(base + kHeaderBytes + plan_.step_bytes());
+    return {reinterpret_cast<std::int64_t*>(base), reinterpret_cast<Step*>(base + kHeaderBytes),
+            weights, weights + plan_.packed_blocks() * plan_.block_weights()};
   }
 
-  void pack(std::int64_t chunk, const Scratch& scratch) const {
-    *scratch.chunk = chunk;
+  void pack(std::int64_t first_block, std::int64_t last_block, const Scratch& scratch) const {
     const std::int64_t area = gather_.kernel_area(), width = gather_.columns.kernel_size;
-    const std::int64_t first = plan_.chunk_first(chunk) * plan_.block_vectors * L;
-    std::int64_t last = plan_.chunk_first(chunk + 1) * plan_.block_vectors * L;
+    const std::int64_t first = first_block * plan_.block_vectors * L;
+    std::int64_t last = last_block * plan_.block_vectors * L;
     if (last > plan_.out_channels) last = plan_.out_channels;
     C* target = scratch.weights;
     for (std::int64_t lane = first; lane < last; lane += L, target += area * L) {
@@ -172,8 +181,7 @@ class DepthwiseChannelsKernel {
                   const Scratch& scratch) const {
     const std::int64_t most_rows = gather_.rows.classes()[0].count;
     const std::int64_t rest = most_rows - first_row;
-    const std::int64_t last_row =
-        first_row + (rest < plan_.strip_rows() ? rest : plan_.strip_rows());
+    const std::int64_t last_row = first_row + (rest < kStripRows ? rest : kStripRows);
     const std::int64_t most_columns = columns_[0].count;
     for (std::int64_t row = first_row; row < last_row; row += kRows) {
       // Classes innermost: they read the same pixels.
@@ -195,41 +203,69 @@ class DepthwiseChannelsKernel {
       if (count <= 0) break;
       const std::int64_t position = residue + i * columns.spread;
       const std::int64_t source_column = position * columns.source_step;
-      bool is_interior = true;
-      for (std::int64_t run = 0; run < columns.runs.count; ++run) {
-        const std::int64_t reads = kPixels + columns.runs[run].taps - 1;
-        scratch.inside[run] = columns_inside(source_column + columns.runs[run].column,
-                                             columns.unit, columns.source_size, reads);
-        is_interior &= scratch.inside[run] == (1u << reads) - 1;
-      }
       for (const AxisClass& rows : gather_.rows.classes()) {
         const std::int64_t row_count = smaller(smaller(rows.count, last_row) - row, kRows);
         if (row_count <= 0) continue;
         const ImageStrides& filled = gather_.filled_strides;
-        const Spot spot{&rows,
-                        &columns,
-                        row,
-                        row_count,
-                        count,
-                        static_cast<const T*>(gather_.source) + n * gather_.source_strides.sample +
-                            source_column * gather_.source_strides.column,
-                        static_cast<T*>(gather_.filled) + n * filled.sample +
-                            (rows.first + row * rows.step) * filled.row +
-                            (columns.first + position * columns.step) * filled.column,
-                        rows.step * filled.row,
-                        columns.spread * columns.step * filled.column,
-                        is_interior,
-                        scratch.inside};
+        Spot spot{row_count,
+                  count,
+                  static_cast<T*>(gather_.filled) + n * filled.sample +
+                      (rows.first + row * rows.step) * filled.row +
+                      (columns.first + position * columns.step) * filled.column,
+                  rows.step * filled.row,
+                  columns.spread * columns.step * filled.column,
+                  {scratch.steps, 0},
+                  columns.unit * gather_.source_strides.column,
+                  true};
+        list_steps(rows, columns, n, row, source_column, scratch.steps, spot);
         fill_spot(spot, chunk, scratch);
       }
     }
   }
 
+  // Those steps of a tile that lie inside the source, at least in part.
+  void list_steps(const AxisClass& rows, const ColumnPlan& columns, std::int64_t n,
+                  std::int64_t row, std::int64_t source_column, Step* steps, Spot& spot) const {
+    const ImageStrides& strides = gather_.source_strides;
+    const T* source = static_cast<const T*>(gather_.source) + n * strides.sample;
+    const std::int64_t height = gather_.rows.source_size;
+    for (const Tap& tap : rows.taps) {
+      std::int64_t lines[kRows];
+      bool any = false;
+      for (int r = 0; r < kRows; ++r) {
+        const std::int64_t h = (row + r) * rows.source_step + tap.offset;
+        const bool exists = r < spot.row_count &&
+                            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height);
+        lines[r] = exists ? h : -1;
+        any |= exists;
+      }
+      if (!any) continue;
+      for (const TapRun& run : columns.runs) {
+        const std::int64_t column = source_column + run.column, reads = kPixels + run.taps - 1;
+        const std::uint32_t inside =
+            columns_inside(column, columns.unit, columns.source_size, reads);
+        if (inside == 0) continue;
+        spot.is_interior &= inside == (1u << reads) - 1;
+        Step& step = steps[spot.steps.count++];
+        for (int r = 0; r < kRows; ++r) {
+          step.lines[r] =
+              lines[r] < 0 ? nullptr : source + lines[r] * strides.row + column * strides.column;
+        }
+        step.weight = (tap.kernel * gather_.columns.kernel_size + run.kernel) * L;
+        step.weight_step = run.kernel_step * L;
+        step.inside = inside;
+        step.taps = static_cast<std::int32_t>(run.taps);
+      }
+    }
+  }
+
   void fill_spot(const Spot& spot, std::int64_t chunk, const Scratch& scratch) const {
-    const C* weights = scratch.weights;
+    const std::int64_t first_block = plan_.chunk_first(chunk);
+    const C* weights =
+        scratch.weights + (plan_.packs_all ? first_block * plan_.block_weights() : 0);
     const std::int64_t vector_weights = gather_.kernel_area() * L;
-    for (std::int64_t block = plan_.chunk_first(chunk); block < plan_.chunk_first(chunk + 1);
-         ++block) {
+    const std::int64_t last_block = plan_.chunk_first(chunk + 1);
+    for (std::int64_t block = first_block; block < last_block; ++block) {
       if (plan_.adds_lanes) {
         add_lanes(spot, block, weights, scratch);
         weights += plan_.block_weights();
@@ -290,13 +326,28 @@ class DepthwiseChannelsKernel {
 
   // Fills the pixels of a tile by one vector, into elements of type U from `filled` on.
   template <bool kChecked, class Load, class U>
-  [[gnu::noinline]] void fill_tile(const Spot& spot, std::int64_t source_channel, const C* weights,
-                                   Vector<C> start, Load load_pixel, U* filled,
-                                   Mask<C> mask) const {
+  [[gnu::noinline]] static void fill_tile(const Spot& spot, std::int64_t source_channel,
+                                          const C* weights, Vector<C> start, Load load_pixel,
+                                          U* filled, Mask<C> mask) {
     Tile tile;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows * kPixels; ++i) tile.block.sums[i][0] = start;
-    add_taps<kChecked>(tile, spot, source_channel, weights, load_pixel);
+    for (const Step& step : spot.steps) {
+      switch (step.taps) {
+        case 1:
+          add_step<1, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          break;
+        case 2:
+          add_step<2, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          break;
+        case 3:
+          add_step<3, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          break;
+        default:
+          add_step<4, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+      }
+      tile.note_terms(step.taps);
+    }
     tile.finish();
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r) {
@@ -304,74 +355,29 @@ class DepthwiseChannelsKernel {
 #pragma GCC unroll 8
       for (int p = 0; p < kPixels; ++p) {
         if (p >= spot.pixel_count) break;
-        store_masked(filled + r * spot.filled_row + p * spot.filled_pixel,
+        store_masked(pixel_at(filled + r * spot.filled_row, p, spot.filled_pixel),
                      tile.block.sums[r * kPixels + p][0], mask);
       }
     }
   }
 
-  template <bool kChecked, class Load>
-  HANDCONV_INLINE void add_taps(Tile& tile, const Spot& spot, std::int64_t source_channel,
-                                const C* weights, Load load_pixel) const {
-    const ImageStrides& strides = gather_.source_strides;
-    const std::int64_t height = gather_.rows.source_size;
-    const std::int64_t unit = spot.columns->unit * strides.column;
-    const T* source = spot.source + source_channel;
-    for (const Tap& row : spot.rows->taps) {
-      const T* lines[kRows];
-      bool any = false;
-#pragma GCC unroll 2
-      for (int r = 0; r < kRows; ++r) {
-        const std::int64_t h = (spot.row + r) * spot.rows->source_step + row.offset;
-        const bool inside = r < spot.row_count &&
-                            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height);
-        lines[r] = inside ? source + h * strides.row : nullptr;
-        any |= inside;
-      }
-      if (!any) continue;
-      const C* row_weights = weights + row.kernel * gather_.columns.kernel_size * L;
-      const std::uint32_t* inside = spot.inside;
-      for (const TapRun& run : spot.columns->runs) {
-        const C* run_weights = row_weights + run.kernel * L;
-        const std::int64_t offset = run.column * strides.column, step = run.kernel_step * L;
-        switch (run.taps) {
-          case 1:
-            add_run<1, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
-            break;
-          case 2:
-            add_run<2, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
-            break;
-          case 3:
-            add_run<3, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
-            break;
-          default:
-            add_run<4, kChecked>(tile, lines, offset, unit, run_weights, step, *inside, load_pixel);
-        }
-        ++inside;
-      }
-      tile.note_terms(spot.columns->taps);
-    }
-  }
-
-  // K taps of a row of the kernel, which read K + kPixels - 1 columns of each line.
+  // K taps, which read K + kPixels - 1 columns of each line.
   template <int K, bool kChecked, class Load>
-  HANDCONV_INLINE static void add_run(Tile& tile, const T* const (&lines)[kRows],
-                                      std::int64_t offset, std::int64_t unit, const C* weights,
-                                      std::int64_t weight_step, std::uint32_t inside,
-                                      Load load_pixel) {
+  HANDCONV_INLINE static void add_step(Tile& tile, const Step& step, std::int64_t channel,
+                                       std::int64_t unit, const C* weights, Load load_pixel) {
     Vector<C> weight[K];
 #pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) weight[k] = load(weights + k * weight_step);
+    for (int k = 0; k < K; ++k) weight[k] = load(weights + step.weight + k * step.weight_step);
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r) {
-      if (!lines[r]) continue;
-      const T* line = lines[r] + offset;
+      if (!step.lines[r]) continue;
+      const T* line = step.lines[r] + channel;
 #pragma GCC unroll 16
       for (int j = 0; j < kPixels + K - 1; ++j) {
         // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
-        // costs more.
-        if (kChecked && !(inside >> j & 1)) continue;
-        const Vector<C> pixel = load_pixel(line + j * unit);
+        // costs more, and so does a jump for every column that lies inside.
+        if (kChecked && __builtin_expect(!(step.inside >> j & 1), 0)) continue;
+        const Vector<C> pixel = load_pixel(pixel_at(line, j, unit));
 #pragma GCC unroll 4
         for (int k = 0; k < K; ++k) {
           const int p = j - k;
@@ -381,6 +387,14 @@ class DepthwiseChannelsKernel {
         }
       }
     }
+  }
+
+  // line + i * unit from multiples of unit that several pixels share and that addresses scale.
+  template <class U>
+  HANDCONV_INLINE static U* pixel_at(U* line, int i, std::int64_t unit) {
+    U* base = i < 5 ? line : line + 5 * unit;
+    const int rest = i % 5;
+    return rest == 3 ? base + 3 * unit : base + rest * unit;
   }
 
   Plan plan_;

@@ -1,125 +1,299 @@
-// The weight gradient of direct.depthwise.channels: lanes are channels, and the sums of up to K
-// taps of a row of the kernel are kept in registers.
+// The weight gradient of direct.depthwise.channels: lanes are output channels.
+//
+//     w[c, kh, kw] = sum over n, oh, ow of y[n, oh, ow, c] * x[n, oh s - p + kh d, ow s - p + kw d,
+//     c]
+//
+// The sums of up to 4 rows by 4 columns of taps are kept in registers while a block of rows of y
+// passes. A tile of kPixels pixels of y is loaded once for all of them, and kPixels + 3 pixels of x
+// serve 4 kPixels multiply-adds (depthwise_columns.h). The vectors of a pixel follow each other
+// within a block of rows, so that x and y are read in the order in which they lie: 8 bytes for 2
+// K^2 FLOPs in float32.
 
 template <class T>
 class DepthwiseChannelsWeightKernel {
  public:
   using C = Compute<T>;
 
-  static WorkspaceSize workspace(const Problem&) { return {}; }
+  static WorkspaceSize workspace(const Problem& problem) { return Plan(problem).size(); }
 
-  static void run(const Problem& problem, const Buffers& buffers, const Workspace&) {
-    const std::int64_t taps = problem.geometry.width.kernel;
-    if (taps == 1) return run_all<1>(problem, buffers);
-    if (taps <= 3) return run_all<3>(problem, buffers);
-    if (taps <= 5) return run_all<5>(problem, buffers);
-    run_all<7>(problem, buffers);
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    DepthwiseChannelsWeightKernel(problem, buffers, workspace).run_all();
   }
 
  private:
-  static constexpr int V = 2;
-  static constexpr std::int64_t kBlock = V * kLanes<C>;
+  static constexpr int kPixels = kVectorBytes == 64 ? 7 : 4;
+  static constexpr int kMaxRows = kVectorBytes == 64 ? 4 : 3;
+  static constexpr std::int64_t L = kLanes<C>;
 
-  // A row of K taps from tap (kh, kw) on, for one block of lanes.
-  template <int K>
-  struct Item {
-    std::int64_t channel, lanes, kh, kw;
-    int taps;          // of K, that exist
-    Range columns[K];  // outputs inside through each tap
-    Range interior;    // outputs inside through all of them
-    Mask<C> masks[V];
+  // Where a tile lies in a line of y and of x, in elements: kPixels pixels, or one.
+  struct TileColumns {
+    std::int64_t y, x;
+    std::uint32_t inside;  // which of the columns of x exist
+    bool is_whole;
   };
 
-  template <int K>
-  static void run_all(const Problem& problem, const Buffers& buffers) {
-    const Geometry& g = problem.geometry;
-    const std::int64_t blocks = (g.groups + kBlock - 1) / kBlock,
-                       tap_blocks = (g.width.kernel + K - 1) / K;
-    parallel_for(blocks * g.height.kernel * tap_blocks, g.batch * g.output_area() * K * kBlock,
-                 [&](std::int64_t index, int) {
-                   const std::int64_t tap_block = index % tap_blocks,
-                                      kh = index / tap_blocks % g.height.kernel;
-                   const std::int64_t block = index / tap_blocks / g.height.kernel;
-                   fill_taps(problem, buffers, make_item<K>(g, block * kBlock, kh, tap_block * K));
-                 });
+  // How the work is cut: into chunks of vectors by parts of the rows of y, of which each has sums
+  // of its own.
+  struct Plan {
+    explicit Plan(const Problem& problem)
+        : area(problem.geometry.kernel_area()),
+          blocks((problem.geometry.out_channels + L - 1) / L) {
+      const Geometry& g = problem.geometry;
+      block_rows = rows_per_partial_sum(g.width);
+      sample_blocks = (g.height.output + block_rows - 1) / block_rows;
+      // A part is worth it if it adds up many more terms than it has sums.
+      constexpr std::int64_t kItems = 16, kPixelsPerTap = 32, kChunkBytes = 24 << 10;
+      parts = g.batch * g.output_area() / (kPixelsPerTap * area);
+      if (parts > kItems) parts = kItems;
+      if (parts > g.batch * sample_blocks) parts = g.batch * sample_blocks;
+      if (parts < 1) parts = 1;
+      chunks = (blocks * area * L * static_cast<std::int64_t>(sizeof(C)) + kChunkBytes - 1) /
+               kChunkBytes;
+      while (chunks * parts < kItems) chunks *= 2;
+      if (chunks > blocks) chunks = blocks;
+      sum_bytes = (parts * blocks * area * L * static_cast<std::int64_t>(sizeof(C)) + 63) / 64 * 64;
+      run_bytes = g.width.kernel * static_cast<std::int64_t>(sizeof(TapRun));
+      tile_bytes = g.width.kernel * g.width.output * static_cast<std::int64_t>(sizeof(TileColumns));
+    }
+    WorkspaceSize size() const {
+      return {static_cast<std::size_t>(sum_bytes + run_bytes + tile_bytes), 0};
+    }
+    std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
+
+    std::int64_t area, blocks, block_rows, sample_blocks, parts, chunks;
+    std::int64_t sum_bytes, run_bytes, tile_bytes;
+  };
+
+  // Rows [first, last) of y of one sample, and the vector of channels.
+  struct RowBlock {
+    const T *x, *y;
+    std::int64_t first, last;
+  };
+
+  DepthwiseChannelsWeightKernel(const Problem& problem, const Buffers& buffers,
+                                const Workspace& workspace)
+      : problem_(problem),
+        buffers_(buffers),
+        geometry_(problem.geometry),
+        plan_(problem),
+        axis_(geometry_.width, Slot::kOutput),
+        x_strides_(problem.x_strides()),
+        y_strides_(problem.y_strides()),
+        sums_(workspace.shared<C>()) {
+    auto* base = workspace.shared<char>() + plan_.sum_bytes;
+    columns_ =
+        plan_columns(axis_.classes()[0], geometry_.width.input, reinterpret_cast<TapRun*>(base));
+    list_tiles(reinterpret_cast<TileColumns*>(base + plan_.run_bytes));
   }
 
-  template <int K>
-  static Item<K> make_item(const Geometry& g, std::int64_t channel, std::int64_t kh,
-                           std::int64_t kw) {
-    Item<K> item;
-    item.channel = channel;
-    item.lanes = g.groups - channel < kBlock ? g.groups - channel : kBlock;
-    item.kh = kh;
-    item.kw = kw;
-    item.taps = static_cast<int>(g.width.kernel - kw < K ? g.width.kernel - kw : K);
-    item.interior = {0, g.width.output};
-    for (int k = 0; k < K; ++k) {
-      item.columns[k] = k < item.taps ? outputs_inside(g.width, kw + k) : Range{0, 0};
-      if (item.columns[k].first > item.interior.first) item.interior.first = item.columns[k].first;
-      if (item.columns[k].last < item.interior.last) item.interior.last = item.columns[k].last;
-    }
-    if (item.interior.last < item.interior.first) item.interior = {g.width.output, g.width.output};
-    for (int v = 0; v < V; ++v) item.masks[v] = mask_between<C>(0, item.lanes - v * kLanes<C>);
-    return item;
-  }
-
-  template <int K>
-  static void fill_taps(const Problem& problem, const Buffers& buffers, const Item<K>& item) {
-    const Geometry& g = problem.geometry;
-    const ImageStrides xs = problem.x_strides(), ys = problem.y_strides();
-    const std::int64_t first_input = g.width.input_position(0, item.kw);
-    const T* x = static_cast<const T*>(buffers.x) + first_input * xs.column + item.channel;
-    const T* y = static_cast<const T*>(buffers.y) + item.channel;
-    Tile<C, K, V> totals;
-    totals.start_at_zero();
-    for (std::int64_t n = 0; n < g.batch; ++n) {
-      for_row_blocks(
-          g, outputs_inside(g.height, item.kh), [&](std::int64_t first, std::int64_t last) {
-            Tile<C, K, V> tile;
-            tile.start_at_zero();
-            for (std::int64_t oh = first; oh < last; ++oh) {
-              const T* x_line = x + n * xs.sample + g.height.input_position(oh, item.kh) * xs.row;
-              const T* y_line = y + n * ys.sample + oh * ys.row;
-              add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
-                                   {0, item.interior.first});
-              add_columns<K, false>(tile, item, g, x_line, xs.column, y_line, ys.column,
-                                    item.interior);
-              add_columns<K, true>(tile, item, g, x_line, xs.column, y_line, ys.column,
-                                   {item.interior.last, g.width.output});
-            }
-#pragma GCC unroll 8
-            for (int k = 0; k < K; ++k) {
-#pragma GCC unroll 4
-              for (int v = 0; v < V; ++v) totals.sums[k][v] += tile.sums[k][v];
-            }
-          });
-    }
-    for (int k = 0; k < item.taps; ++k) {
-      for (std::int64_t lane = 0; lane < item.lanes; ++lane) {
-        *weight_element<T>(problem, buffers, item.channel + lane, 0, item.kh, item.kw + k) =
-            from_compute<T>(totals.sums[k][lane / kLanes<C>][lane % kLanes<C>]);
-      }
-    }
-  }
-
-  template <int K, bool kChecked>
-  HANDCONV_INLINE static void add_columns(Tile<C, K, V>& tile, const Item<K>& item,
-                                          const Geometry& g, const T* x, std::int64_t x_column,
-                                          const T* y, std::int64_t y_column, Range columns) {
-    for (std::int64_t ow = columns.first; ow < columns.last; ++ow) {
-      Vector<C> cotangent[V];
-      for (int v = 0; v < V; ++v)
-        cotangent[v] = load_masked(y + ow * y_column + v * kLanes<C>, item.masks[v]);
-#pragma GCC unroll 8
-      for (int k = 0; k < K; ++k) {
-        if (kChecked && (ow < item.columns[k].first || ow >= item.columns[k].last)) continue;
-        const T* pixel = x + (ow * g.width.stride + k * g.width.dilation) * x_column;
-        for (int v = 0; v < V; ++v) {
-          tile.sums[k][v] =
-              fma(load_masked(pixel + v * kLanes<C>, item.masks[v]), cotangent[v], tile.sums[k][v]);
+  // The tiles of a line, run of taps by run of taps.
+  void list_tiles(TileColumns* tiles) {
+    tiles_ = tiles;
+    for (const TapRun& run : columns_.runs) {
+      tile_count_ = 0;
+      for (std::int64_t residue = 0; residue < columns_.spread; ++residue) {
+        const std::int64_t count = columns_.residue_count(residue);
+        for (std::int64_t i = 0, pixels; i < count; i += pixels) {
+          pixels = count - i >= kPixels ? kPixels : 1;
+          const std::int64_t position = residue + i * columns_.spread;
+          const std::int64_t column = position * columns_.source_step + run.column;
+          *tiles++ = {
+              position * y_strides_.column, column * x_strides_.column,
+              columns_inside(column, columns_.unit, columns_.source_size, pixels + run.taps - 1),
+              pixels == kPixels};
+          ++tile_count_;
         }
       }
     }
   }
+
+  void run_all() {
+    const std::int64_t row_blocks = geometry_.batch * plan_.sample_blocks;
+    const std::int64_t cost = row_blocks * plan_.block_rows * geometry_.width.output / plan_.parts *
+                              (plan_.blocks / plan_.chunks) * L * plan_.area;
+    parallel_for(plan_.chunks * plan_.parts, cost, [&](std::int64_t item, int) {
+      const std::int64_t part = item % plan_.parts, chunk = item / plan_.parts;
+      const std::int64_t first = plan_.chunk_first(chunk), last = plan_.chunk_first(chunk + 1);
+      C* sums = sums_of(part, first);
+      for (std::int64_t i = 0; i < (last - first) * plan_.area; ++i)
+        store(sums + i * L, Vector<C>{});
+      for (std::int64_t i = row_blocks * part / plan_.parts;
+           i < row_blocks * (part + 1) / plan_.parts; ++i) {
+        for (std::int64_t block = first; block < last; ++block) {
+          add_row_block(i, block, sums_of(part, block));
+        }
+      }
+      if (plan_.parts > 1) return;
+      for (std::int64_t block = first; block < last; ++block) write(block);
+    });
+    if (plan_.parts == 1) return;
+    parallel_for(plan_.blocks, plan_.parts * plan_.area * L, [&](std::int64_t block, int) {
+      C* sums = sums_of(0, block);
+      for (std::int64_t part = 1; part < plan_.parts; ++part) {
+        const C* others = sums_of(part, block);
+        for (std::int64_t i = 0; i < plan_.area * L; i += L) {
+          store(sums + i, load(sums + i) + load(others + i));
+        }
+      }
+      write(block);
+    });
+  }
+
+  // [tap row][tap column][lane]
+  C* sums_of(std::int64_t part, std::int64_t block) const {
+    return sums_ + (part * plan_.blocks + block) * plan_.area * L;
+  }
+
+  // Converts the sums of a block to the elements of w.
+  void write(std::int64_t block) const {
+    const Axis &height = geometry_.height, &width = geometry_.width;
+    const WeightStrides& strides = problem_.w_strides;
+    const std::int64_t first = block * L, rest = geometry_.out_channels - first;
+    const std::int64_t lanes = rest < L ? rest : L;
+    const C* sums = sums_of(0, block);
+    if (strides.column == 1 && strides.row == width.kernel) {
+      T* w = weight_element<T>(problem_, buffers_, first, 0, 0, 0);
+      return transpose_matrix(sums, L, plan_.area, lanes, w, strides.out_channel);
+    }
+    for (std::int64_t kh = 0; kh < height.kernel; ++kh) {
+      for (std::int64_t kw = 0; kw < width.kernel; ++kw, sums += L) {
+        for (std::int64_t lane = 0; lane < lanes; ++lane) {
+          *weight_element<T>(problem_, buffers_, first + lane, 0, kh, kw) =
+              from_compute<T>(sums[lane]);
+        }
+      }
+    }
+  }
+
+  void add_row_block(std::int64_t index, std::int64_t block, C* sums) const {
+    const std::int64_t n = index / plan_.sample_blocks;
+    const std::int64_t first = index % plan_.sample_blocks * plan_.block_rows;
+    const std::int64_t end = first + plan_.block_rows;
+    const LaneVector<T> lanes(block * L, geometry_.out_channels,
+                              geometry_.out_channels_per_group());
+    const bool repeats = lanes.multiplier > 1;
+    const std::int64_t x_channel = repeats ? lanes.x_first() : lanes.first;
+    const RowBlock rows{static_cast<const T*>(buffers_.x) + n * x_strides_.sample + x_channel,
+                        static_cast<const T*>(buffers_.y) + n * y_strides_.sample + lanes.first,
+                        first, end < geometry_.height.output ? end : geometry_.height.output};
+    const TailLanes<T> tail{lanes.mask};
+    if (repeats) {
+      add_all_taps(rows, RepeatedLanes<T>{lanes.x_mask, lanes.index}, tail, sums);
+    } else if (!lanes.is_full()) {
+      add_all_taps(rows, tail, tail, sums);
+    } else {
+      add_all_taps(rows, FullLanes<T>{}, FullLanes<T>{}, sums);
+    }
+  }
+
+  template <class LoadX, class LoadY>
+  void add_all_taps(const RowBlock& rows, LoadX load_x, LoadY load_y, C* sums) const {
+    const std::int64_t height = geometry_.height.kernel;
+    const std::int64_t parts = (height + kMaxRows - 1) / kMaxRows;
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const std::int64_t kh = height * part / parts, last = height * (part + 1) / parts;
+      const TileColumns* tiles = tiles_;
+      for (const TapRun& run : columns_.runs) {
+        C* first_sum = sums + (kh * geometry_.width.kernel + run.kernel) * L;
+        const std::int64_t step = run.kernel_step * L;
+        switch (last - kh) {
+          case 1:
+            add_rows<1>(rows, kh, run.taps, step, tiles, load_x, load_y, first_sum);
+            break;
+          case 2:
+            add_rows<2>(rows, kh, run.taps, step, tiles, load_x, load_y, first_sum);
+            break;
+          case 3:
+            add_rows<3>(rows, kh, run.taps, step, tiles, load_x, load_y, first_sum);
+            break;
+          default:
+            add_rows<kMaxRows>(rows, kh, run.taps, step, tiles, load_x, load_y, first_sum);
+        }
+        tiles += tile_count_;
+      }
+    }
+  }
+
+  template <int R, class LoadX, class LoadY>
+  void add_rows(const RowBlock& rows, std::int64_t kh, std::int64_t taps, std::int64_t step,
+                const TileColumns* tiles, LoadX load_x, LoadY load_y, C* sums) const {
+    if (taps == 1) return add_taps<R, 1>(rows, kh, step, tiles, load_x, load_y, sums);
+    if (taps == 2) return add_taps<R, 2>(rows, kh, step, tiles, load_x, load_y, sums);
+    if (taps == 3) return add_taps<R, 3>(rows, kh, step, tiles, load_x, load_y, sums);
+    add_taps<R, 4>(rows, kh, step, tiles, load_x, load_y, sums);
+  }
+
+  // Adds the sums of R rows of taps from kh on by K of a row, which lie `step` apart.
+  template <int R, int K, class LoadX, class LoadY>
+  [[gnu::noinline]] void add_taps(const RowBlock& rows, std::int64_t kh, std::int64_t step,
+                                  const TileColumns* tiles, LoadX load_x, LoadY load_y,
+                                  C* sums) const {
+    const Axis& height = geometry_.height;
+    const std::int64_t x_unit = columns_.unit * x_strides_.column;
+    const std::int64_t y_unit = columns_.spread * y_strides_.column;
+    Tile<C, R, K> tile;
+    tile.start_at_zero();
+    for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
+      const T* lines[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const std::int64_t h = height.input_position(oh, kh + r);
+        const bool inside =
+            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height.input);
+        lines[r] = inside ? rows.x + h * x_strides_.row : nullptr;
+      }
+      const T* y = rows.y + oh * y_strides_.row;
+      for (std::int64_t i = 0; i < tile_count_; ++i) {
+        if (tiles[i].is_whole) {
+          add_tile<kPixels>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
+        } else {
+          add_tile<1>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) {
+        C* sum = sums + r * geometry_.width.kernel * L + k * step;
+        store(sum, load(sum) + tile.sums[r][k]);
+      }
+    }
+  }
+
+  template <int P, int R, int K, class LoadX, class LoadY>
+  HANDCONV_INLINE static void add_tile(Tile<C, R, K>& tile, const T* const (&lines)[R], const T* y,
+                                       const TileColumns& columns, std::int64_t x_unit,
+                                       std::int64_t y_unit, LoadX load_x, LoadY load_y) {
+    Vector<C> cotangent[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) cotangent[p] = load_y(y + columns.y + p * y_unit);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      if (!lines[r]) continue;
+      const T* line = lines[r] + columns.x;
+#pragma GCC unroll 16
+      for (int j = 0; j < P + K - 1; ++j) {
+        if (__builtin_expect(!(columns.inside >> j & 1), 0)) continue;
+        const Vector<C> pixel = load_x(line + j * x_unit);
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) {
+          const int p = j - k;
+          if (p < 0 || p >= P) continue;
+          tile.sums[r][k] = fma(pixel, cotangent[p], tile.sums[r][k]);
+        }
+      }
+    }
+  }
+
+  const Problem& problem_;
+  const Buffers& buffers_;
+  const Geometry& geometry_;
+  Plan plan_;
+  AxisTaps axis_;
+  ColumnPlan columns_{};
+  ImageStrides x_strides_, y_strides_;
+  C* sums_;
+  const TileColumns* tiles_ = nullptr;
+  std::int64_t tile_count_ = 0;  // of one run of taps
 };

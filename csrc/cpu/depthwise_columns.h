@@ -1,6 +1,6 @@
 // How the depthwise kernels walk along a row: columns of every stride and dilation become tiles of
-// pixels in which pixel p reads, through tap k, column p + k of one evenly spaced list. Every column
-// is then loaded once for all taps of a tile.
+// pixels in which pixel p reads, through tap k, column p + k of one evenly spaced list. Every
+// column is then loaded once for all taps of a tile.
 //
 // Through the taps t = 0, 1, ..., which lie D apart, position i of a class reads the source column
 // i s + first + t D. With g = gcd(s, D), the pixels of a tile are positions `spread` = D / g apart,
@@ -11,7 +11,7 @@ constexpr std::int64_t kMaxRunTaps = 4;
 
 // Up to kMaxRunTaps evenly spaced taps of one row of the kernel.
 struct TapRun {
-  std::int64_t column;  // that the first tap reads from position 0 of the class
+  std::int64_t column;               // that the first tap reads from position 0 of the class
   std::int64_t kernel, kernel_step;  // of the first tap, and from one to the next
   std::int64_t taps;
 };
@@ -70,6 +70,7 @@ inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size, 
 // Bit j tells whether column first + j unit lies inside the source.
 inline std::uint32_t columns_inside(std::int64_t first, std::int64_t unit, std::int64_t source_size,
                                     std::int64_t count) {
+  if (first >= 0 && first + (count - 1) * unit < source_size) return (1u << count) - 1;
   std::uint32_t inside = 0;
   for (std::int64_t j = 0; j < count; ++j, first += unit) {
     const bool is_inside =
@@ -116,8 +117,8 @@ struct LaneVector {
     if (multiplier == 1) return;
     x_mask = mask_between<C>(0, (first + lanes - 1) / multiplier - x_first() + 1);
     for (std::int64_t lane = 0; lane < kLanes<C>; ++lane) {
-      index[lane] = static_cast<LaneIndex<C>>(
-          lane < lanes ? (first + lane) / multiplier - x_first() : 0);
+      index[lane] =
+          static_cast<LaneIndex<C>>(lane < lanes ? (first + lane) / multiplier - x_first() : 0);
     }
   }
   bool is_full() const { return lanes == kLanes<C>; }
