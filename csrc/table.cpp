@@ -19,12 +19,12 @@ std::vector<Kernel> collect_kernels() {
     for (const auto& family : families) table.insert(table.end(), family.begin, family.end);
   };
   if (isa_is_usable(Isa::kAvx512))
-    append({avx512_planes(), avx512_depthwise_channels(), avx512_grouped(), avx512_channels(),
+    append({avx512_depthwise_channels(), avx512_planes(), avx512_grouped(), avx512_channels(),
             avx512_channels_weight(), avx512_im2col()});
   if (isa_is_usable(Isa::kAvx2))
-    append({avx2_planes(), avx2_depthwise_channels(), avx2_grouped(), avx2_channels(),
+    append({avx2_depthwise_channels(), avx2_planes(), avx2_grouped(), avx2_channels(),
             avx2_channels_weight(), avx2_im2col()});
-  append({baseline_planes(), baseline_depthwise_channels(), baseline_grouped(), baseline_channels(),
+  append({baseline_depthwise_channels(), baseline_planes(), baseline_grouped(), baseline_channels(),
           baseline_channels_weight(), baseline_im2col()});
   append({reference_kernels()});
 #if HANDCONV_WITH_CUDA

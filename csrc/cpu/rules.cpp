@@ -36,11 +36,11 @@ Refusal too_large_to_convert(const Problem& problem) {
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-  const bool few = in < 16 && out < 16;
-  // As many as planes fills in one tile; as lanes they would leave a vector nearly empty.
+  const bool small = g.groups > 1 && in <= 32 && out <= 32;
+  // As lanes they would leave a vector nearly empty.
   const bool fills_few =
       (problem.slot == Slot::kOutput && out <= 4) || (problem.slot == Slot::kInput && in <= 4);
-  return few || fills_few || in == 1
+  return small || fills_few || in == 1
              ? nullptr
              : "groups have enough channels to be the lanes of direct.channels";
 }
