@@ -15,13 +15,6 @@ Refusal needs_nhwc_and_depthwise(const Problem& problem) {
   return depthwise ? nullptr : "needs one input and one output channel per group";
 }
 
-Refusal refuse_all_but_small_groups(const Problem& problem, int lanes) {
-  if (problem.layout != Layout::kNhwc) return "needs channels_last images";
-  const Geometry& g = problem.geometry;
-  const bool small = g.in_channels_per_group() <= lanes && g.out_channels_per_group() <= lanes;
-  return small ? nullptr : "needs groups whose channels fit in one vector";
-}
-
 Refusal too_large_to_convert(const Problem& problem) {
   const bool in_place = problem.layout == Layout::kNhwc &&
                         (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);

@@ -10,7 +10,6 @@ namespace handconv {
 Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
-Refusal refuse_all_but_small_groups(const Problem& problem, int lanes);
 
 // What a later row does better.
 Refusal too_large_to_convert(const Problem& problem);
