@@ -20,13 +20,6 @@ Refusal needs_nhwc_and_depthwise(const Problem& problem) {
                                                        : "needs one input channel per group";
 }
 
-Refusal refuse_all_but_small_groups(const Problem& problem, int lanes) {
-  if (problem.layout != Layout::kNhwc) return "needs channels_last images";
-  const Geometry& g = problem.geometry;
-  const bool small = g.in_channels_per_group() <= lanes && g.out_channels_per_group() <= lanes;
-  return small ? nullptr : "needs groups whose channels fit in one vector";
-}
-
 Refusal needs_3x3_with_stride_1(const Problem& problem) {
   for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
     if (axis.kernel != 3 || axis.stride != 1 || axis.dilation != 1)
@@ -94,11 +87,11 @@ Refusal too_large_to_convert(const Problem& problem) {
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-  const bool few = in < 16 && out < 16;
-  // As many as planes fills in one tile; as lanes they would leave a vector nearly empty.
+  const bool small = g.groups > 1 && in <= 32 && out <= 32;
+  // As lanes they would leave a vector nearly empty.
   const bool fills_few =
       (problem.slot == Slot::kOutput && out <= 4) || (problem.slot == Slot::kInput && in <= 4);
-  return few || fills_few || in == 1
+  return small || fills_few || in == 1
              ? nullptr
              : "groups have enough channels to be the lanes of direct.channels";
 }

@@ -11,7 +11,6 @@ Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw(const Problem& problem);
 Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
-Refusal refuse_all_but_small_groups(const Problem& problem, int lanes);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
 
 // What a later row does better.
