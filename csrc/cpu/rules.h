@@ -14,6 +14,7 @@ Refusal refuse_all_but_small_groups(const Problem& problem, int lanes);
 
 // What a later row does better.
 Refusal too_large_to_convert(const Problem& problem);
+Refusal better_without_packing(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
 
 }  // namespace handconv
