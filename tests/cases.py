@@ -241,6 +241,11 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("7x1", (2, 6, 13, 5), 5, (7, 1), padding=(3, 0)),
     _small("one channel in and out", (1, 1, 6, 7), 1, 3, padding=1),
     _small("one output channel", (3, 20, 5, 5), 1, 3, padding=1),
+    # Blocks of sums and of channels, strips of pixels, tiles of one row: direct.gemm.
+    _small("1x1 many terms", (2, 530, 5, 3), 37, 1),
+    _small("3x3 strips", (2, 33, 13, 12), 45, 3, stride=(1, 2), padding=1),
+    _small("stem strips", (2, 3, 29, 38), 35, 5, stride=2, padding=2),
+    _small("patches", (1, 3, 25, 48), 34, 4, stride=4, bias=False),
     # Stride.
     _small("3x3 stride 2", (2, 17, 9, 14), 18, 3, stride=2, padding=1),
     _small("stride 2 with a rest", (1, 5, 8, 10), 4, 3, stride=2),

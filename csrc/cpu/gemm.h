@@ -76,14 +76,15 @@ class GemmKernel {
     constexpr std::int64_t kUnit = kPixelsAreRows ? kLanesOfPanel : 16;
     const std::int64_t units = ceil_divide(gather_.filled_channels, kUnit);
     const auto count = [&](const GemmClass& part) { return gather_.groups * part.blocks * units; };
-    plan_.parallel_for_classes(
-        packing_cost(gather_.filled_channels, kUnit), count, [&](const GemmClass& part, std::int64_t item, int) {
-          const std::int64_t block = item % part.blocks, first = item / part.blocks % units * kUnit;
-          const std::int64_t group = item / part.blocks / units;
-          const std::int64_t rest = gather_.filled_channels - first;
-          pack_weight(part, group, first, rest < kUnit ? rest : kUnit, block,
-                      shared_weight(part, group, first, block));
-        });
+    plan_.parallel_for_classes(packing_cost(gather_.filled_channels, kUnit), count,
+                               [&](const GemmClass& part, std::int64_t item, int) {
+                                 const std::int64_t block = item % part.blocks,
+                                                    first = item / part.blocks % units * kUnit;
+                                 const std::int64_t group = item / part.blocks / units;
+                                 const std::int64_t rest = gather_.filled_channels - first;
+                                 pack_weight(part, group, first, rest < kUnit ? rest : kUnit, block,
+                                             shared_weight(part, group, first, block));
+                               });
   }
 
   // Of one block of the sum for as many channels or pixels, out of `exist`.
@@ -112,17 +113,17 @@ class GemmKernel {
 
   void pack_images(std::int64_t first, std::int64_t count) {
     const auto items = [&](const GemmClass& part) { return count * gather_.groups * part.blocks; };
-    plan_.parallel_for_classes(
-        packing_cost(gather_.filled_area(), Plan::kStripPixels), items,
-        [&](const GemmClass& part, std::int64_t item, int) {
-          const std::int64_t block = item % part.blocks,
-                             group = item / part.blocks % gather_.groups;
-          const std::int64_t n = item / part.blocks / gather_.groups;
-          const StripPixels pixels(part, gather_.filled_strides, 0, part.pixels);
-          bool inside[StripPixels::kMost];
-          pack_image(part, pixels, group, first + n, block, shared_image(part, group, n, block),
-                     inside);
-        });
+    plan_.parallel_for_classes(packing_cost(gather_.filled_area(), Plan::kStripPixels), items,
+                               [&](const GemmClass& part, std::int64_t item, int) {
+                                 const std::int64_t block = item % part.blocks,
+                                                    group = item / part.blocks % gather_.groups;
+                                 const std::int64_t n = item / part.blocks / gather_.groups;
+                                 const StripPixels pixels(part, gather_.filled_strides, 0,
+                                                          part.pixels);
+                                 bool inside[StripPixels::kMost];
+                                 pack_image(part, pixels, group, first + n, block,
+                                            shared_image(part, group, n, block), inside);
+                               });
   }
 
   // `n` counts from the first sample of the pass.
@@ -145,11 +146,30 @@ class GemmKernel {
     const DepthBlock depth = part.depth_block(block);
     if (depth.size() == 0) return;
     if constexpr (kPixelsAreRows) {
-      pack_pixel_rows(part, source_image(group, n), pixels, depth, part.template pitch<C>(),
-                      packed, inside);
+      pack_pixel_rows(part, source_image(group, n), pixels, depth, part.template pitch<C>(), packed,
+                      inside);
     } else {
       pack_pixel_lanes(part, source_image(group, n), pixels, depth, packed);
     }
+  }
+
+  // Whether the image is its own packed operand: pixels by channels, seen through one tap. Rows 2
+  // KiB apart would push each other out of the cache.
+  bool in_place(const GemmClass& part) const {
+    if (!kPixelsAreRows || !std::is_same_v<T, C> || plan_.images_are_shared()) return false;
+    const AxisClass &rows = *part.rows, &columns = *part.columns;
+    const std::int64_t pitch = gather_.source_strides.column * static_cast<std::int64_t>(sizeof(C));
+    return part.taps == 1 && rows.taps[0].offset == 0 && columns.taps[0].offset == 0 &&
+           rows.source_step == 1 && columns.source_step == 1 && part_is_dense(part) &&
+           rows.count == gather_.rows.source_size && columns.count == gather_.columns.source_size &&
+           pitch % 2048 != 0;
+  }
+  const C* image_in_place(const Item& item, std::int64_t pixel, std::int64_t channel) const {
+    if constexpr (std::is_same_v<T, C>) {
+      return source_image(item.group, item.sample).data + pixel * gather_.source_strides.column +
+             channel;
+    }
+    return nullptr;
   }
 
   void run_samples(std::int64_t first, std::int64_t count) {
@@ -167,8 +187,8 @@ class GemmKernel {
           const std::int64_t strip = item % part.strips, chunk = item / part.strips % chunks;
           const std::int64_t group = item / part.strips / chunks % gather_.groups;
           const std::int64_t n = item / part.strips / chunks / gather_.groups;
-          const Item what{group,    first + n * together,     together,
-                          strip,    plan_.chunk_first(chunk), plan_.chunk_size(chunk)};
+          const Item what{group, first + n * together,     together,
+                          strip, plan_.chunk_first(chunk), plan_.chunk_size(chunk)};
           C* memory = workspace_.of_thread<C>(thread);
           const Scratch scratch{memory, memory + plan_.thread_operand() + 2 * Plan::kTileSize,
                                 memory + plan_.thread_operand(),
@@ -194,6 +214,8 @@ class GemmKernel {
         const C* image = scratch.operand;
         if (plan_.images_are_shared()) {
           image = shared_image(part, item.group, item.sample + i - first_of_pass, block);
+        } else if (in_place(part)) {
+          image = image_in_place(item, p0, part.depth_block(block).first);
         } else {
           pack_image(part, pixels, item.group, item.sample, block, scratch.operand, inside);
         }
@@ -206,15 +228,16 @@ class GemmKernel {
 
   // The product of one block of the sum, added to `totals` or stored.
   void multiply_block(const GemmClass& part, const Item& item, const StripPixels& pixels,
-                      const bool* inside, std::int64_t n, std::int64_t block, const C* image, const C* weight,
-                      C* totals, const Scratch& scratch) const {
+                      const bool* inside, std::int64_t n, std::int64_t block, const C* image,
+                      const C* weight, C* totals, const Scratch& scratch) const {
     const std::int64_t rows = kPixelsAreRows ? pixels.count : item.channels;
     const std::int64_t lanes = kPixelsAreRows ? item.channels : pixels.count;
     const EvenSplit tiles{rows, ceil_divide(rows, kGemmRows)};
-    const std::int64_t panels = ceil_divide(lanes, kLanesOfPanel), pitch = part.template pitch<C>();
+    const std::int64_t panels = ceil_divide(lanes, kLanesOfPanel);
+    const std::int64_t pitch =
+        in_place(part) ? gather_.source_strides.column : part.template pitch<C>();
     const C* row_operand = kPixelsAreRows ? image : weight;
     const C* lane_operand = kPixelsAreRows ? weight : image;
-    // What is in the inner loop is read from L1, again and again: a panel or a tile of rows.
     const auto visit = [&](std::int64_t tile, std::int64_t panel) {
       const std::int64_t r0 = tiles.first(tile), l0 = panel * kLanesOfPanel;
       TileJob<C> job{row_operand + r0 * pitch,
@@ -234,6 +257,7 @@ class GemmKernel {
                rest < kLanesOfPanel ? rest : kLanesOfPanel,
                totals + (tile * panels + panel) * Plan::kTileSize, scratch);
     };
+    // The weight is the larger operand: each part of it is read once.
     if (kPixelsAreRows) {
       for (std::int64_t panel = 0; panel < panels; ++panel)
         for (std::int64_t tile = 0; tile < tiles.parts; ++tile) visit(tile, panel);
@@ -249,10 +273,9 @@ class GemmKernel {
     return any;
   }
 
-  void run_tile(const GemmClass& part, const Item& item, const StripPixels& pixels,
-                std::int64_t n, std::int64_t block, TileJob<C>& job, std::int64_t r0,
-                std::int64_t rows, std::int64_t l0, std::int64_t lanes, C* totals,
-                const Scratch& scratch) const {
+  void run_tile(const GemmClass& part, const Item& item, const StripPixels& pixels, std::int64_t n,
+                std::int64_t block, TileJob<C>& job, std::int64_t r0, std::int64_t rows,
+                std::int64_t l0, std::int64_t lanes, C* totals, const Scratch& scratch) const {
     if (block > 0) {
       job.start = totals;
       job.start_pitch = kLanesOfPanel;
@@ -261,9 +284,9 @@ class GemmKernel {
     }
     C* targets[kGemmRows];
     job.targets = targets;
-    T* filled = static_cast<T*>(gather_.filled) + n * gather_.filled_strides.sample +
-                (gather_.filled_channels * item.group + item.channel) *
-                    gather_.filled_strides.channel;
+    T* filled =
+        static_cast<T*>(gather_.filled) + n * gather_.filled_strides.sample +
+        (gather_.filled_channels * item.group + item.channel) * gather_.filled_strides.channel;
     const bool is_last = block == part.blocks - 1;
     if constexpr (std::is_same_v<T, C>) {
       if (is_last && (kPixelsAreRows || part_is_dense(part))) {

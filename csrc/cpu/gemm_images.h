@@ -56,8 +56,8 @@ class RunCopy {
         tail_(mask_between<C>(0, count_ - whole_)) {}
 
   // Those outside [inside_first, inside_last) lie in the padding. False if all do.
-  HANDCONV_INLINE bool operator()(const T* run, std::int64_t inside_first,
-                                  std::int64_t inside_last, C* row) const {
+  HANDCONV_INLINE bool operator()(const T* run, std::int64_t inside_first, std::int64_t inside_last,
+                                  C* row) const {
     const std::int64_t begin = inside_first - first_, end = inside_last - first_;
     run += first_;
     if (begin > 0 || end < count_) return copy_inside(run, begin, end, row);
@@ -83,8 +83,8 @@ class RunCopy {
 // Returns in `inside` which pixels see anything but padding.
 template <class T>
 inline void pack_pixel_rows(const GemmClass& part, const SourceImage<T>& image,
-                            const StripPixels& pixels, const DepthBlock& block,
-                            std::int64_t pitch, Compute<T>* packed, bool* inside) {
+                            const StripPixels& pixels, const DepthBlock& block, std::int64_t pitch,
+                            Compute<T>* packed, bool* inside) {
   for (std::int64_t p = 0; p < pixels.count; ++p) inside[p] = false;
   const bool adjoin = taps_adjoin(part, image);
   const std::int64_t columns = part.columns->taps.count, channels = image.channels;
@@ -92,8 +92,7 @@ inline void pack_pixel_rows(const GemmClass& part, const SourceImage<T>& image,
   const std::int64_t length = adjoin ? columns * channels : channels;
   for (std::int64_t run = block.first / length; run * length < block.last; ++run) {
     const std::int64_t first = run * length < block.first ? block.first - run * length : 0;
-    const std::int64_t last =
-        (run + 1) * length > block.last ? block.last - run * length : length;
+    const std::int64_t last = (run + 1) * length > block.last ? block.last - run * length : length;
     const std::int64_t dh = part.rows->taps[run / runs_of_row].offset;
     const std::int64_t dw = part.columns->taps[adjoin ? 0 : run % columns].offset;
     Compute<T>* row = packed + run * length + first - block.first;
@@ -143,7 +142,8 @@ class LaneRows {
       if (w + (end - row.begin - 1) * step_ >= width)
         end = w < width ? row.begin + (width - 1 - w) / step_ + 1 : begin;
       if (begin >= end) continue;
-      offsets_[stretches_] = h * image_.strides.row + (w - row.begin * step_) * image_.strides.column;
+      offsets_[stretches_] =
+          h * image_.strides.row + (w - row.begin * step_) * image_.strides.column;
       masks_[stretches_++] = mask_between<C>(begin, end);
     }
   }

@@ -20,10 +20,10 @@ struct GemmClass {
   const AxisClass* rows;
   const AxisClass* columns;
   std::int64_t pixels, taps, depth;
-  std::int64_t block, blocks;             // terms of a block of the sum, and how many there are
-  std::int64_t strips;                    // of one sample
-  std::int64_t weight_first;              // in elements of one filled channel
-  std::int64_t image_first;               // in elements of a sample
+  std::int64_t block, blocks;  // terms of a block of the sum, and how many there are
+  std::int64_t strips;         // of one sample
+  std::int64_t weight_first;   // in elements of one filled channel
+  std::int64_t image_first;    // in elements of a sample
 
   // Rows are padded by a vector, so that they do not all begin in the same set of the cache.
   template <class C>
@@ -40,6 +40,7 @@ template <class C, bool kPixelsAreRows>
 class GemmPlan {
  public:
   static constexpr std::int64_t kStripPixels = kPixelsAreRows ? 84 : 128;
+  // Tried: 128, where a panel stays in L1 beside a tile of rows: totals cost more than that saves.
   static constexpr std::int64_t kDepth = 256;
   static constexpr std::int64_t kChunk = 512;
 
@@ -63,7 +64,7 @@ class GemmPlan {
     } else {
       samples_ = gather.batch;
       chunks_ = ceil_divide(channels, kChunk);
-      const std::int64_t wanted = ceil_divide(8, strips), most = ceil_divide(channels, 128);
+      const std::int64_t wanted = ceil_divide(4, strips), most = ceil_divide(channels, 128);
       const std::int64_t enough = wanted < most ? wanted : most;
       if (chunks_ < enough) chunks_ = enough;
     }
@@ -84,9 +85,7 @@ class GemmPlan {
     return first < gather_.filled_channels ? first : gather_.filled_channels;
   }
   std::int64_t chunk_size(std::int64_t i) const { return chunk_first(i + 1) - chunk_first(i); }
-  std::int64_t largest_chunk() const {
-    return ceil_divide(channels_in_units(), chunks_) * unit();
-  }
+  std::int64_t largest_chunk() const { return ceil_divide(channels_in_units(), chunks_) * unit(); }
   // Pixels [first, first + count) of strip i.
   static std::int64_t strip_first(const GemmClass& part, std::int64_t i) {
     if (kPixelsAreRows) return EvenSplit{part.pixels, part.strips}.first(i);
@@ -194,8 +193,9 @@ class GemmPlan {
       const std::int64_t panels = ceil_divide(pixels, kPanelLanes<C>);
       if (!kPixelsAreRows && strips > panels) strips = panels;
     }
-    return {&rows,   &columns, pixels, taps, depth, block, block == 0 ? 1 : ceil_divide(depth, block),
-            strips, 0,        0};
+    return {
+        &rows,  &columns, pixels, taps, depth, block, block == 0 ? 1 : ceil_divide(depth, block),
+        strips, 0,        0};
   }
 
   const Gather& gather_;

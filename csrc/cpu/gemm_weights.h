@@ -8,7 +8,9 @@ class GemmWeight {
   using C = Compute<T>;
 
   GemmWeight(const Gather& gather, const GemmClass& part, std::int64_t group)
-      : gather_(gather), part_(part), w_(static_cast<const T*>(gather.w) + group * gather.w_group) {}
+      : gather_(gather),
+        part_(part),
+        w_(static_cast<const T*>(gather.w) + group * gather.w_group) {}
 
   // packed[panel][k - block.first][lane], k = (tap, source channel), lanes being the filled
   // channels [first, first + count).
@@ -86,8 +88,7 @@ class GemmWeight {
     const std::int64_t sources = gather_.source_channels;
     for (std::int64_t k = block.first; k < block.last;) {
       const std::int64_t tap = k / sources, s = k % sources;
-      const std::int64_t rest = block.last - k,
-                         run = sources - s < rest ? sources - s : rest;
+      const std::int64_t rest = block.last - k, run = sources - s < rest ? sources - s : rest;
       pack_tap(w + tap_offset(tap) + s * gather_.w_source, count, run,
                panel + (k - block.first) * kPanelLanes<C>);
       k += run;

@@ -84,6 +84,27 @@ Refusal too_large_to_convert(const Problem& problem) {
              : "one sample is too large to be converted whole; im2col streams it";
 }
 
+Refusal better_without_packing(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const bool forward = problem.slot == Slot::kOutput;
+  const std::int64_t filled = forward ? g.out_channels_per_group() : g.in_channels_per_group();
+  if (problem.layout == Layout::kNhwc && filled <= 16) {
+    return "fills too few channels to pay for packing pixels";
+  }
+  const bool in_place = problem.layout == Layout::kNhwc &&
+                        (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+  const bool many_pixels = g.output_area() > 84 && g.in_channels_per_group() >= 128;
+  if (forward && in_place && many_pixels && filled <= 256) {
+    return "fills so few channels that packing pixels costs more than reaching them by pointers";
+  }
+  const auto sees_padding = [](const Axis& axis) {
+    return axis.padding > 0 && axis.dilation > 1 && axis.dilation * 4 >= axis.input;
+  };
+  return sees_padding(g.height) && sees_padding(g.width) && !too_large_to_convert(problem)
+             ? "tiles whose tap sees padding alone are many, and direct.channels skips them"
+             : nullptr;
+}
+
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();

@@ -15,6 +15,7 @@ Refusal needs_3x3_with_stride_1(const Problem& problem);
 
 // What a later row does better.
 Refusal too_large_to_convert(const Problem& problem);
+Refusal better_without_packing(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
 Refusal not_for_tiles_of_2x2(const Problem& problem);
 Refusal not_for_tiles_of_4x4(const Problem& problem);

@@ -18,15 +18,16 @@
 
 constexpr const char* kGemm = "cpu.direct.gemm." HANDCONV_ISA_NAME;
 constexpr const char* kAboutGemm =
-    "pixels by channels, packed in blocks that stay in the caches; lanes are what adjoins in memory";
+    "pixels by channels, packed in blocks that stay in the caches; lanes are what adjoins in "
+    "memory";
 constexpr const char* kChannels = "cpu.direct.channels." HANDCONV_ISA_NAME;
 constexpr const char* kAboutChannels =
     "lanes are output channels of a group, pixels are reached through pointers";
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<GemmByLayout>  (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, never_refuse),
-    make_row<GemmByLayout>  (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, never_refuse),
+    make_row<GemmByLayout>  (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
+    make_row<GemmByLayout>  (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
     make_row<ChannelsKernel>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, too_large_to_convert),
     make_row<ChannelsKernel>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, too_large_to_convert),
 };
