@@ -126,8 +126,16 @@ struct WeightPlan {
 
   void choose_chunks() {
     constexpr std::int64_t kPixels = 768;
-    const std::int64_t most = smaller(g.height.output, g.output_area() / kPixels);
-    chunks = larger(1, smaller(parts_of(kEnoughItems, patches()), most));
+    const std::int64_t most = larger(1, smaller(g.height.output, g.output_area() / kPixels));
+    if (!merges_columns) {
+      constexpr std::int64_t kFewestRows = 12;
+      while (patches() * most < kEnoughItems && row_channels >= 2 * row_parts * kFewestRows) {
+        row_parts *= 2;
+      }
+      patch_rows = parts_of(row_channels, row_parts);
+      row_parts = parts_of(row_channels, patch_rows);
+    }
+    chunks = smaller(parts_of(kEnoughItems, patches()), most);
   }
 
   void choose_strips() {
@@ -154,5 +162,5 @@ struct WeightPlan {
   static constexpr std::int64_t kBlockPixels = 112;
 
  private:
-  static constexpr std::int64_t kEnoughItems = 8;
+  static constexpr std::int64_t kEnoughItems = 4;
 };
