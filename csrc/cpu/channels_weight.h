@@ -1,6 +1,7 @@
 // The weight gradient where lanes are channels:
 //
-//     w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] * x[n, ic, oh s - p + kh d, ow s - p + kw d]
+//     w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] * x[n, ic, oh s - p + kh d, ow s -
+//     p + kw d]
 //
 // Lanes are the channels of one image and rows those of the other, both packed strip by strip
 // (weight_packing.h), cut as weight_plan.h says and multiplied by the tile of weight_tile.h: 2
@@ -81,13 +82,14 @@ class ChannelsWeightKernel {
     if (plan_.chunks == 1) return;
     constexpr std::int64_t kRows = 64;
     const std::int64_t pieces = parts_of(plan_.total_rows(), kRows);
-    parallel_for(plan_.patches() * pieces, kRows * plan_.patch_blocks * plan_.blocks.full *
-                 plan_.chunks, [&](std::int64_t item, int) {
-      const Patch patch = patch_of(item / pieces);
-      const std::int64_t first = item % pieces * kRows;
-      store_rows(patch, partial(item / pieces, 0),
-                 {first, smaller(first + kRows, patch.rows * plan_.taps())});
-    });
+    parallel_for(plan_.patches() * pieces,
+                 kRows * plan_.patch_blocks * plan_.blocks.full * plan_.chunks,
+                 [&](std::int64_t item, int) {
+                   const Patch patch = patch_of(item / pieces);
+                   const std::int64_t first = item % pieces * kRows;
+                   store_rows(patch, partial(item / pieces, 0),
+                              {first, smaller(first + kRows, patch.rows * plan_.taps())});
+                 });
   }
 
   C* partial(std::int64_t patch, std::int64_t chunk) const {
@@ -133,8 +135,8 @@ class ChannelsWeightKernel {
       for (std::int64_t n = 0; n < g_.batch; n += plan_.samples) {
         for (std::int64_t row = 0; row < row_strips; ++row) {
           const Range rows = part_of(chunk_rows, row_strips, row);
-          const Strip strip{n, smaller(plan_.samples, g_.batch - n), rows, columns,
-                            window_of(g_.height, rows, false), x_columns};
+          const Strip strip{n,       smaller(plan_.samples, g_.batch - n), rows,
+                            columns, window_of(g_.height, rows, false),    x_columns};
           multiply(patch, strip, scratch, pack(patch, strip, scratch), totals, starts);
           starts = false;
         }
@@ -184,9 +186,8 @@ class ChannelsWeightKernel {
     const std::int64_t x_line = x_columns.count * (g_.height.kernel == 1 ? 1 : g_.height.stride);
     const std::int64_t x_pixel = g_.width.stride / x_columns.step;
     for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
-      const Range inside = plan_.merges_columns
-                               ? columns
-                               : intersection(outputs_inside(g_.width, kw), columns);
+      const Range inside =
+          plan_.merges_columns ? columns : intersection(outputs_inside(g_.width, kw), columns);
       lists.columns[kw] = {inside.first - columns.first, inside.last - columns.first};
       const std::int64_t first_column =
           (g_.width.input_position(inside.first, kw) - x_columns.first) / x_columns.step;
@@ -248,15 +249,15 @@ class ChannelsWeightKernel {
   PixelWindow<T> lane_window(const Patch& patch, const Strip& strip, std::int64_t sample,
                              std::int64_t block) const {
     const std::int64_t n = strip.first_sample + sample;
-    PixelWindow<T> window = plan_.lanes_are_inputs ? x_window(patch.group, n, strip)
-                                                   : y_window(patch.group, n, strip);
+    PixelWindow<T> window =
+        plan_.lanes_are_inputs ? x_window(patch.group, n, strip) : y_window(patch.group, n, strip);
     window.first += plan_.blocks.first(patch.first_block + block) * window.channel_step;
     return window;
   }
   PixelWindow<T> row_window(const Patch& patch, const Strip& strip, std::int64_t sample) const {
     const std::int64_t n = strip.first_sample + sample;
-    PixelWindow<T> window = plan_.lanes_are_inputs ? y_window(patch.group, n, strip)
-                                                   : x_window(patch.group, n, strip);
+    PixelWindow<T> window =
+        plan_.lanes_are_inputs ? y_window(patch.group, n, strip) : x_window(patch.group, n, strip);
     window.first += patch.first_row * window.channel_step;
     return window;
   }
@@ -266,16 +267,24 @@ class ChannelsWeightKernel {
     const T* y = static_cast<const T*>(buffers_.y) + n * strides.sample +
                  group * g_.out_channels_per_group() * strides.channel +
                  strip.rows.first * strides.row + strip.columns.first * strides.column;
-    return {y, strip.rows.last - strip.rows.first, strip.column_count(), strides.row,
-            strides.column, strides.channel};
+    return {y,
+            strip.rows.last - strip.rows.first,
+            strip.column_count(),
+            strides.row,
+            strides.column,
+            strides.channel};
   }
   PixelWindow<T> x_window(std::int64_t group, std::int64_t n, const Strip& strip) const {
     const ImageStrides strides = problem_.x_strides();
     const T* x = static_cast<const T*>(buffers_.x) + n * strides.sample +
                  group * g_.in_channels_per_group() * strides.channel +
                  strip.x_rows.first * strides.row + strip.x_columns.first * strides.column;
-    return {x, strip.x_rows.count, strip.x_columns.count, strip.x_rows.step * strides.row,
-            strip.x_columns.step * strides.column, strides.channel};
+    return {x,
+            strip.x_rows.count,
+            strip.x_columns.count,
+            strip.x_rows.step * strides.row,
+            strip.x_columns.step * strides.column,
+            strides.channel};
   }
 
   // x with its padding to the left and right, channels innermost or as planes, as w has them.
@@ -355,8 +364,7 @@ class ChannelsWeightKernel {
       const Position to = is_before(end, last) ? end : last;
       // Of x, from the packed row that the first tap sees to that of this one.
       const std::int64_t x_row =
-          (g_.height.input_position(strip.rows.first, kh) - strip.x_rows.first) /
-          strip.x_rows.step;
+          (g_.height.input_position(strip.rows.first, kh) - strip.x_rows.first) / strip.x_rows.step;
       const std::int64_t x_offset = x_row * strip.x_columns.count * x_step();
       for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
         const std::int64_t begin = from.pixels_before(lists.columns[kw]);
@@ -399,7 +407,7 @@ class ChannelsWeightKernel {
                       const Totals& totals, TileProduct<C> product) const {
     const C* rows = product.rows;
     product.total_step = (row_of(patch, 1, tap) - row_of(patch, 0, tap)) * totals.step;
-    for (std::int64_t tile = 0, count; tile < tiles.count; tile += count > kRowTile ? 2 : 1) {
+    for (std::int64_t tile = 0, count; tile<tiles.count; tile += count> kRowTile ? 2 : 1) {
       count = tiles.rows(tile);
       if (kTakesTwoRowTiles<V> && tile + 1 < tiles.count && count == kRowTile &&
           tiles.rows(tile + 1) == kRowTile) {
@@ -419,8 +427,7 @@ class ChannelsWeightKernel {
     product.total_step = totals.step;
     for (std::int64_t line = 0; line < lines(); ++line) {
       const C* first_row = rows + line * plan_.x_pixels;
-      C* first_total =
-          totals.data + (line * g_.height.kernel + kh) * tiles.channels * totals.step;
+      C* first_total = totals.data + (line * g_.height.kernel + kh) * tiles.channels * totals.step;
       for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
         product.rows = first_row + tiles.first(tile);
         product.totals = first_total + tiles.first(tile) * totals.step;

@@ -117,8 +117,7 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
 #pragma GCC unroll 2
           for (int t = 0; t < kTiles; ++t) {
             const std::int64_t channel = tiles.first(tile + t) + part * L;
-            const std::int64_t rest =
-                tile + t < tiles.count ? tiles.rows(tile + t) - part * L : 0;
+            const std::int64_t rest = tile + t < tiles.count ? tiles.rows(tile + t) - part * L : 0;
             load_planes(source + channel * window.channel_step + p * window.column_step,
                         window.channel_step, window.column_step, rest, count - p, square,
                         t * kSlot);

@@ -55,8 +55,7 @@ template <class C, int R, int V>
       for (int v = 0; v < V; ++v) lanes[v] = load(lane + v * kLanes<C>);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Vector<C> element =
-            broadcast(r < kRowTile ? row[r] : row[second + r - kRowTile]);
+        const Vector<C> element = broadcast(r < kRowTile ? row[r] : row[second + r - kRowTile]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) tile.sums[r][v] = fma(element, lanes[v], tile.sums[r][v]);
       }
