@@ -1,6 +1,7 @@
 // The weight gradient where lanes are channels:
 //
-//     w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] * x[n, ic, oh s - p + kh d, ow s - p + kw d]
+//     w[oc, ic, kh, kw] = sum over n, oh, ow of y[n, oc, oh, ow] * x[n, ic, oh s - p + kh d, ow s -
+//     p + kw d]
 //
 // Lanes are the channels of one image and rows those of the other, both packed strip by strip
 // (weight_packing.h), cut as weight_plan.h says and multiplied by the tile of weight_tile.h: 2
@@ -52,7 +53,8 @@ class ChannelsWeightKernel {
       rows = aligned(plan.patch_blocks * panel_block);
       pairs = rows + tiles * row_tile;
       const std::int64_t pair_bytes =
-          plan.column_taps() * plan.y_pixels * static_cast<std::int64_t>(sizeof(PixelPair));
+          plan.column_taps() * (plan.y_pixels * static_cast<std::int64_t>(sizeof(PixelPair)) +
+                                static_cast<std::int64_t>(sizeof(Range)));
       totals = aligned(pairs + (pair_bytes + sizeof(C) - 1) / sizeof(C));
       elements = totals + (plan.chunks > 1 ? 0 : plan.total_elements());
     }
@@ -80,13 +82,14 @@ class ChannelsWeightKernel {
     if (plan_.chunks == 1) return;
     constexpr std::int64_t kRows = 64;
     const std::int64_t pieces = parts_of(plan_.total_rows(), kRows);
-    parallel_for(plan_.patches() * pieces, kRows * plan_.patch_blocks * plan_.blocks.full *
-                 plan_.chunks, [&](std::int64_t item, int) {
-      const Patch patch = patch_of(item / pieces);
-      const std::int64_t first = item % pieces * kRows;
-      store_rows(patch, partial(item / pieces, 0),
-                 {first, smaller(first + kRows, patch.rows * plan_.taps())});
-    });
+    parallel_for(plan_.patches() * pieces,
+                 kRows * plan_.patch_blocks * plan_.blocks.full * plan_.chunks,
+                 [&](std::int64_t item, int) {
+                   const Patch patch = patch_of(item / pieces);
+                   const std::int64_t first = item % pieces * kRows;
+                   store_rows(patch, partial(item / pieces, 0),
+                              {first, smaller(first + kRows, patch.rows * plan_.taps())});
+                 });
   }
 
   C* partial(std::int64_t patch, std::int64_t chunk) const {
@@ -127,16 +130,14 @@ class ChannelsWeightKernel {
     for (std::int64_t column = 0; column < column_strips; ++column) {
       const Range columns = part_of({0, g_.width.output}, column_strips, column);
       const AxisWindow x_columns = window_of(g_.width, columns, plan_.merges_columns);
-      auto* pairs = reinterpret_cast<PixelPair*>(scratch + scratch_.pairs);
       list_pairs(smaller(plan_.strip_rows, chunk_rows.last - chunk_rows.first), columns, x_columns,
-                 pairs);
+                 lists_in(scratch));
       for (std::int64_t n = 0; n < g_.batch; n += plan_.samples) {
         for (std::int64_t row = 0; row < row_strips; ++row) {
           const Range rows = part_of(chunk_rows, row_strips, row);
-          const Strip strip{n, smaller(plan_.samples, g_.batch - n), rows, columns,
-                            window_of(g_.height, rows, false), x_columns};
-          pack(patch, strip, scratch);
-          multiply(patch, strip, scratch, totals, starts);
+          const Strip strip{n,       smaller(plan_.samples, g_.batch - n), rows,
+                            columns, window_of(g_.height, rows, false),    x_columns};
+          multiply(patch, strip, scratch, pack(patch, strip, scratch), totals, starts);
           starts = false;
         }
       }
@@ -164,55 +165,101 @@ class ChannelsWeightKernel {
   std::int64_t x_step() const { return plan_.lanes_are_inputs ? plan_.blocks.full : row_step(); }
   std::int64_t y_step() const { return plan_.lanes_are_inputs ? row_step() : plan_.blocks.full; }
 
-  // For each tap along the width, the pixels of `rows` rows of y that meet one of x there. The row
-  // of x is that of the first tap along the height.
+  // For each tap along the width, the columns of y that meet one of x there, and a list of their
+  // pixels.
+  struct PairLists {
+    Range* columns;
+    PixelPair* pairs;
+    std::int64_t length;  // of a list, at most
+
+    PixelPair* of_tap(std::int64_t kw) const { return pairs + kw * length; }
+  };
+  PairLists lists_in(C* scratch) const {
+    auto* columns = reinterpret_cast<Range*>(scratch + scratch_.pairs);
+    return {columns, reinterpret_cast<PixelPair*>(columns + plan_.column_taps()), plan_.y_pixels};
+  }
+
+  // Fills the lists for `rows` rows of y. The row of x is that of the first tap along the height.
   void list_pairs(std::int64_t rows, const Range& columns, const AxisWindow& x_columns,
-                  PixelPair* pairs) const {
+                  const PairLists& lists) const {
     const std::int64_t width = columns.last - columns.first;
-    const std::int64_t x_rows_per_row = g_.height.kernel == 1 ? 1 : g_.height.stride;
+    const std::int64_t x_line = x_columns.count * (g_.height.kernel == 1 ? 1 : g_.height.stride);
+    const std::int64_t x_pixel = g_.width.stride / x_columns.step;
     for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
-      PixelPair* pair = pairs + kw * plan_.y_pixels;
-      const Range inside = columns_inside(columns, kw);
+      const Range inside =
+          plan_.merges_columns ? columns : intersection(outputs_inside(g_.width, kw), columns);
+      lists.columns[kw] = {inside.first - columns.first, inside.last - columns.first};
+      const std::int64_t first_column =
+          (g_.width.input_position(inside.first, kw) - x_columns.first) / x_columns.step;
+      PixelPair* pair = lists.of_tap(kw);
       for (std::int64_t row = 0; row < rows; ++row) {
+        std::int64_t x = (row * x_line + first_column) * x_step();
+        std::int64_t y = (row * width + inside.first - columns.first) * y_step();
         for (std::int64_t ow = inside.first; ow < inside.last; ++ow) {
-          const std::int64_t x_column =
-              (g_.width.input_position(ow, kw) - x_columns.first) / x_columns.step;
-          const std::int64_t x = (row * x_rows_per_row * x_columns.count + x_column) * x_step();
-          const std::int64_t y = (row * width + ow - columns.first) * y_step();
           *pair++ = {static_cast<std::int32_t>(plan_.lanes_are_inputs ? x : y),
                      static_cast<std::int32_t>(plan_.lanes_are_inputs ? y : x)};
+          x += x_pixel * x_step();
+          y += y_step();
         }
       }
     }
   }
-  Range columns_inside(const Range& columns, std::int64_t kw) const {
-    return plan_.merges_columns ? columns : intersection(outputs_inside(g_.width, kw), columns);
-  }
 
-  void pack(const Patch& patch, const Strip& strip, C* scratch) const {
-    const bool swapped = plan_.lanes_are_inputs;
-    const RowTiles tiles = row_tiles(patch);
+  // The lanes of a strip: block b of sample s begins at data + b * block + s * sample.
+  struct Panel {
+    const C* data;
+    std::int64_t block, sample;
+  };
+
+  Panel pack(const Patch& patch, const Strip& strip, C* scratch) const {
     for (std::int64_t s = 0; s < strip.samples; ++s) {
-      const std::int64_t n = strip.first_sample + s;
-      const PixelWindow<T> lanes =
-          swapped ? x_window(patch.group, n, strip) : y_window(patch.group, n, strip);
-      for (std::int64_t b = 0; b < patch.block_count; ++b) {
-        PixelWindow<T> block = lanes;
-        block.first += plan_.blocks.first(patch.first_block + b) * lanes.channel_step;
-        if (block.is_empty()) continue;
-        pack_panel(block, plan_.blocks.size(patch.first_block + b), plan_.blocks.full,
-                   scratch + b * scratch_.panel_block + s * scratch_.panel_sample);
-      }
       C* rows = scratch + scratch_.rows + s * scratch_.row_sample;
       if (plan_.merges_columns) {
-        pack_lines(patch.group, n, strip, rows);
-        continue;
+        pack_lines(patch.group, strip.first_sample + s, strip, rows);
+      } else {
+        const PixelWindow<T> window = row_window(patch, strip, s);
+        if (!window.is_empty()) {
+          pack_row_tiles(window, packed_tiles(patch), scratch_.row_tile, rows);
+        }
       }
-      PixelWindow<T> window =
-          swapped ? y_window(patch.group, n, strip) : x_window(patch.group, n, strip);
-      window.first += patch.first_row * window.channel_step;
-      if (!window.is_empty()) pack_row_tiles(window, tiles, scratch_.row_tile, rows);
     }
+    if constexpr (std::is_same_v<T, C>) {
+      const PixelWindow<T> lanes = lane_window(patch, strip, 0, 0);
+      // Pixels that have these lanes alone are a panel already.
+      if (lanes.channel_step == 1 && plan_.lane_channels == plan_.blocks.full &&
+          lanes.column_step == plan_.blocks.full &&
+          lanes.row_step == lanes.columns * lanes.column_step) {
+        return {lanes.first, 0, lane_strides().sample};
+      }
+    }
+    for (std::int64_t s = 0; s < strip.samples; ++s) {
+      for (std::int64_t b = 0; b < patch.block_count; ++b) {
+        const PixelWindow<T> lanes = lane_window(patch, strip, s, b);
+        if (lanes.is_empty()) continue;
+        pack_panel(lanes, plan_.blocks.size(patch.first_block + b), plan_.blocks.full,
+                   scratch + b * scratch_.panel_block + s * scratch_.panel_sample);
+      }
+    }
+    return {scratch, scratch_.panel_block, scratch_.panel_sample};
+  }
+
+  ImageStrides lane_strides() const {
+    return plan_.lanes_are_inputs ? problem_.x_strides() : problem_.y_strides();
+  }
+  PixelWindow<T> lane_window(const Patch& patch, const Strip& strip, std::int64_t sample,
+                             std::int64_t block) const {
+    const std::int64_t n = strip.first_sample + sample;
+    PixelWindow<T> window =
+        plan_.lanes_are_inputs ? x_window(patch.group, n, strip) : y_window(patch.group, n, strip);
+    window.first += plan_.blocks.first(patch.first_block + block) * window.channel_step;
+    return window;
+  }
+  PixelWindow<T> row_window(const Patch& patch, const Strip& strip, std::int64_t sample) const {
+    const std::int64_t n = strip.first_sample + sample;
+    PixelWindow<T> window =
+        plan_.lanes_are_inputs ? y_window(patch.group, n, strip) : x_window(patch.group, n, strip);
+    window.first += patch.first_row * window.channel_step;
+    return window;
   }
 
   PixelWindow<T> y_window(std::int64_t group, std::int64_t n, const Strip& strip) const {
@@ -220,16 +267,24 @@ class ChannelsWeightKernel {
     const T* y = static_cast<const T*>(buffers_.y) + n * strides.sample +
                  group * g_.out_channels_per_group() * strides.channel +
                  strip.rows.first * strides.row + strip.columns.first * strides.column;
-    return {y, strip.rows.last - strip.rows.first, strip.column_count(), strides.row,
-            strides.column, strides.channel};
+    return {y,
+            strip.rows.last - strip.rows.first,
+            strip.column_count(),
+            strides.row,
+            strides.column,
+            strides.channel};
   }
   PixelWindow<T> x_window(std::int64_t group, std::int64_t n, const Strip& strip) const {
     const ImageStrides strides = problem_.x_strides();
     const T* x = static_cast<const T*>(buffers_.x) + n * strides.sample +
                  group * g_.in_channels_per_group() * strides.channel +
                  strip.x_rows.first * strides.row + strip.x_columns.first * strides.column;
-    return {x, strip.x_rows.count, strip.x_columns.count, strip.x_rows.step * strides.row,
-            strip.x_columns.step * strides.column, strides.channel};
+    return {x,
+            strip.x_rows.count,
+            strip.x_columns.count,
+            strip.x_rows.step * strides.row,
+            strip.x_columns.step * strides.column,
+            strides.channel};
   }
 
   // x with its padding to the left and right, channels innermost or as planes, as w has them.
@@ -261,82 +316,98 @@ class ChannelsWeightKernel {
     }
   }
 
+  // A pixel of a strip of y.
+  struct Position {
+    std::int64_t row, column;
+
+    // Those of `columns` before this one, in the order of pixels.
+    std::int64_t pixels_before(const Range& columns) const {
+      const std::int64_t count = columns.last - columns.first;
+      return row * count + smaller(larger(column - columns.first, 0), count);
+    }
+  };
+  static bool is_before(const Position& a, const Position& b) {
+    return a.row != b.row ? a.row < b.row : a.column < b.column;
+  }
+
   // Adds the products of a strip to the totals.
-  void multiply(const Patch& patch, const Strip& strip, const C* scratch, const Totals& totals,
-                bool starts) const {
+  void multiply(const Patch& patch, const Strip& strip, C* scratch, const Panel& panel,
+                const Totals& totals, bool starts) const {
     const std::int64_t blocks = parts_of(strip.pixels(), Plan::kBlockPixels);
+    const std::int64_t width = strip.column_count();
     for (std::int64_t block = 0; block < blocks; ++block) {
       const Range pixels = part_of({0, strip.pixels()}, blocks, block);
+      const Position first{pixels.first / width, pixels.first % width};
+      const Position last{pixels.last / width, pixels.last % width};
       for (std::int64_t b = 0; b < patch.block_count; ++b) {
         visit_vectors(plan_.blocks.vectors(patch.first_block + b), [&](auto vectors) {
           const Totals block_totals{totals.data + b * totals.block, 0, totals.step};
-          multiply_block<decltype(vectors)::value>(patch, strip, pixels, scratch,
-                                                   scratch + b * scratch_.panel_block, block_totals,
-                                                   starts && block == 0);
+          const Panel block_panel{panel.data + b * panel.block, 0, panel.sample};
+          multiply_block<decltype(vectors)::value>(patch, strip, first, last, scratch, block_panel,
+                                                   block_totals, starts && block == 0);
         });
       }
     }
   }
 
   template <int V>
-  void multiply_block(const Patch& patch, const Strip& strip, const Range& pixels,
-                      const C* scratch, const C* panel, const Totals& totals, bool starts) const {
-    const auto* pairs = reinterpret_cast<const PixelPair*>(scratch + scratch_.pairs);
-    const std::int64_t width = strip.column_count();
+  void multiply_block(const Patch& patch, const Strip& strip, const Position& first,
+                      const Position& last, C* scratch, const Panel& panel, const Totals& totals,
+                      bool starts) const {
+    const PairLists lists = lists_in(scratch);
+    const RowTiles tiles = tiles_of(patch);
+    const bool swapped = plan_.lanes_are_inputs;
     for (std::int64_t kh = 0; kh < g_.height.kernel; ++kh) {
       const Range rows = intersection(outputs_inside(g_.height, kh), strip.rows);
-      const Range in_rows{(rows.first - strip.rows.first) * width,
-                          (rows.last - strip.rows.first) * width};
-      const Range wanted = intersection(in_rows, pixels);
+      const Position top{rows.first - strip.rows.first, 0}, end{rows.last - strip.rows.first, 0};
+      const Position from = is_before(first, top) ? top : first;
+      const Position to = is_before(end, last) ? end : last;
       // Of x, from the packed row that the first tap sees to that of this one.
       const std::int64_t x_row =
-          (g_.height.input_position(strip.rows.first, kh) - strip.x_rows.first) /
-          strip.x_rows.step;
+          (g_.height.input_position(strip.rows.first, kh) - strip.x_rows.first) / strip.x_rows.step;
       const std::int64_t x_offset = x_row * strip.x_columns.count * x_step();
       for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
-        const Range inside = columns_inside(strip.columns, kw);
-        const Range listed{listed_before(wanted.first, strip, inside),
-                           listed_before(wanted.last, strip, inside)};
-        if (listed.first == listed.last && !starts) continue;
-        TileProduct<C> product{panel + (plan_.lanes_are_inputs ? x_offset : 0),
-                               scratch + scratch_.rows + (plan_.lanes_are_inputs ? 0 : x_offset),
-                               plan_.merges_columns ? kRowTile : scratch_.row_tile,
-                               strip.samples,
-                               scratch_.panel_sample,
-                               scratch_.row_sample,
-                               pairs + kw * plan_.y_pixels + listed.first,
-                               listed.last - listed.first,
-                               nullptr,
-                               0,
-                               starts};
+        const std::int64_t begin = from.pixels_before(lists.columns[kw]);
+        const std::int64_t count = larger(to.pixels_before(lists.columns[kw]) - begin, 0);
+        if (count == 0 && !starts) continue;
+        const TileProduct<C> product{panel.data + (swapped ? x_offset : 0),
+                                     scratch + scratch_.rows + (swapped ? 0 : x_offset),
+                                     scratch_.row_tile,
+                                     strip.samples,
+                                     panel.sample,
+                                     scratch_.row_sample,
+                                     lists.of_tap(kw) + begin,
+                                     count,
+                                     nullptr,
+                                     0,
+                                     starts};
         if (plan_.merges_columns) {
-          multiply_lines<V>(kh, totals, product);
+          multiply_lines<V>(tiles, kh, totals, product);
         } else {
-          multiply_tiles<V>(patch, kh * g_.width.kernel + kw, totals, product);
+          multiply_tiles<V>(patch, tiles, kh * g_.width.kernel + kw, totals, product);
         }
       }
     }
   }
 
-  // Pairs of a list that belong to pixels before `pixel` of the strip.
-  static std::int64_t listed_before(std::int64_t pixel, const Strip& strip, const Range& inside) {
-    const std::int64_t width = strip.column_count(), count = inside.last - inside.first;
-    const std::int64_t in_row = pixel % width - (inside.first - strip.columns.first);
-    return pixel / width * count + smaller(larger(in_row, 0), count);
-  }
-
-  RowTiles row_tiles(const Patch& patch) const {
+  // How rows are packed: in even tiles, which keep enough sums in flight in each, unless tiles are
+  // taken in twos.
+  RowTiles packed_tiles(const Patch& patch) const {
     return RowTiles(patch.rows, 2 * plan_.blocks.full > LaneBlocks<C>::kLargest);
+  }
+  // Lines of x that are made of a row of w each: one if they have the channels innermost.
+  std::int64_t lines() const { return plan_.channels_innermost ? 1 : plan_.row_channels; }
+  RowTiles tiles_of(const Patch& patch) const {
+    if (!plan_.merges_columns) return packed_tiles(patch);
+    return RowTiles(g_.width.kernel * plan_.row_channels / lines(), true);
   }
 
   template <int V>
-  void multiply_tiles(const Patch& patch, std::int64_t tap, const Totals& totals,
-                      TileProduct<C> product) const {
-    const RowTiles tiles = row_tiles(patch);
-    const std::int64_t channel = row_of(patch, 1, tap) - row_of(patch, 0, tap);
+  void multiply_tiles(const Patch& patch, const RowTiles& tiles, std::int64_t tap,
+                      const Totals& totals, TileProduct<C> product) const {
     const C* rows = product.rows;
-    product.total_step = channel * totals.step;
-    for (std::int64_t tile = 0, count; tile < tiles.count; tile += count > kRowTile ? 2 : 1) {
+    product.total_step = (row_of(patch, 1, tap) - row_of(patch, 0, tap)) * totals.step;
+    for (std::int64_t tile = 0, count; tile<tiles.count; tile += count> kRowTile ? 2 : 1) {
       count = tiles.rows(tile);
       if (kTakesTwoRowTiles<V> && tile + 1 < tiles.count && count == kRowTile &&
           tiles.rows(tile + 1) == kRowTile) {
@@ -348,30 +419,28 @@ class ChannelsWeightKernel {
     }
   }
 
-  // The row of the totals that a channel and a tap have: in the order of w, so that rows that
-  // follow one another are neighbours there.
-  std::int64_t row_of(const Patch& patch, std::int64_t channel, std::int64_t tap) const {
-    return plan_.channels_innermost && !plan_.lanes_are_inputs ? tap * patch.rows + channel
-                                                               : channel * plan_.taps() + tap;
-  }
-
   // Rows are taps along the width, of each input channel or of all of them.
   template <int V>
-  void multiply_lines(std::int64_t kh, const Totals& totals, TileProduct<C> product) const {
-    const std::int64_t lines = plan_.channels_innermost ? 1 : plan_.row_channels;
-    const std::int64_t length = g_.width.kernel * plan_.row_channels / lines;
-    const RowTiles tiles(length, !kTakesTwoRowTiles<V>);
+  void multiply_lines(const RowTiles& tiles, std::int64_t kh, const Totals& totals,
+                      TileProduct<C> product) const {
     const C* rows = product.rows;
     product.total_step = totals.step;
-    for (std::int64_t line = 0; line < lines; ++line) {
+    for (std::int64_t line = 0; line < lines(); ++line) {
       const C* first_row = rows + line * plan_.x_pixels;
-      C* first_total = totals.data + (line * g_.height.kernel + kh) * length * totals.step;
+      C* first_total = totals.data + (line * g_.height.kernel + kh) * tiles.channels * totals.step;
       for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
         product.rows = first_row + tiles.first(tile);
         product.totals = first_total + tiles.first(tile) * totals.step;
         multiply_tile_of<V>(static_cast<int>(tiles.rows(tile)), product);
       }
     }
+  }
+
+  // The row of the totals that a channel and a tap have: in the order of w, so that rows that
+  // follow one another are neighbours there.
+  std::int64_t row_of(const Patch& patch, std::int64_t channel, std::int64_t tap) const {
+    return plan_.channels_innermost && !plan_.lanes_are_inputs ? tap * patch.rows + channel
+                                                               : channel * plan_.taps() + tap;
   }
 
   // The first element of w that belongs to lane 0 of a patch and to a row of its totals, counted in

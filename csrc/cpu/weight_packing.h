@@ -41,6 +41,14 @@ HANDCONV_INLINE void load_planes(const T* source, std::int64_t channel_step,
   }
 }
 
+// The channels of a pixel lie far from those of the next one, which the processor may not foresee.
+constexpr std::int64_t kPixelsAhead = 12;
+template <class T>
+inline void prefetch_pixel(const T* pixel, std::int64_t channels) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
+  for (std::int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(pixel + c);
+}
+
 // target[pixel][lane] for `channels` channels, zeros in the lanes after them.
 template <class T>
 inline void pack_panel(const PixelWindow<T>& window, std::int64_t channels, std::int64_t step,
@@ -52,6 +60,7 @@ inline void pack_panel(const PixelWindow<T>& window, std::int64_t channels, std:
     if (window.channel_step == 1) {
       const auto tail = mask_between<C>(0, channels % L);
       for (std::int64_t p = 0; p < count; ++p, source += window.column_step, to += step) {
+        prefetch_pixel(source + kPixelsAhead * window.column_step, channels);
         std::int64_t c = 0;
         for (; c + L <= channels; c += L) store(to + c, load(source + c));
         if (c < channels) store(to + c, load_masked(source + c, tail));
@@ -108,8 +117,7 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
 #pragma GCC unroll 2
           for (int t = 0; t < kTiles; ++t) {
             const std::int64_t channel = tiles.first(tile + t) + part * L;
-            const std::int64_t rest =
-                tile + t < tiles.count ? tiles.rows(tile + t) - part * L : 0;
+            const std::int64_t rest = tile + t < tiles.count ? tiles.rows(tile + t) - part * L : 0;
             load_planes(source + channel * window.channel_step + p * window.column_step,
                         window.channel_step, window.column_step, rest, count - p, square,
                         t * kSlot);
@@ -141,6 +149,7 @@ inline void pack_row_tiles_of_pixels(const PixelWindow<T>& window, const RowTile
   constexpr int L = kLanes<C>;
   window.for_each_run([&](const T* source, std::int64_t pixel, std::int64_t count) {
     for (std::int64_t p = 0; p < count; ++p, source += window.column_step) {
+      prefetch_pixel(source + kPixelsAhead * window.column_step, tiles.channels);
       C* to = target + (pixel + p) * kRowTile;
       for (std::int64_t tile = 0; tile < tiles.count; ++tile, to += tile_step) {
         const std::int64_t channel = tiles.first(tile);

@@ -2,10 +2,10 @@
 // which rows, which outputs an item fills, and over which pixels of y it sums at a time.
 //
 // An item is a patch of outputs (lanes x rows x taps, totals that stay in L2) over a chunk of the
-// rows of y, in all samples in turn. Within its chunk it packs a strip of pixels (L2) and multiplies
-// it block by block of pixels (a panel of lanes in L1). There is more than one chunk only where
-// patches are too few for threads to share; then every chunk has totals of its own, which are added
-// in order at the end.
+// rows of y, in all samples in turn. Within its chunk it packs a strip of pixels (L2) and
+// multiplies it block by block of pixels (a panel of lanes in L1). There is more than one chunk
+// only where patches are too few for threads to share; then every chunk has totals of its own,
+// which are added in order at the end.
 
 inline std::int64_t parts_of(std::int64_t whole, std::int64_t part) {
   return (whole + part - 1) / part;
@@ -87,8 +87,8 @@ struct WeightPlan {
  private:
   void choose_sides() {
     const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-    merges_columns = in <= 4 && g.width.kernel > 1 && g.width.dilation == 1 &&
-                     in * g.width.kernel <= 64;
+    merges_columns =
+        in <= 4 && g.width.kernel > 1 && g.width.dilation == 1 && in * g.width.kernel <= 64;
     // Lanes in the order of w are stored without a transposition.
     lanes_are_inputs = !merges_columns && channels_innermost && (in >= 48 || in >= out);
     lane_channels = lanes_are_inputs ? in : out;
@@ -126,8 +126,16 @@ struct WeightPlan {
 
   void choose_chunks() {
     constexpr std::int64_t kPixels = 768;
-    const std::int64_t most = smaller(g.height.output, g.output_area() / kPixels);
-    chunks = larger(1, smaller(parts_of(kEnoughItems, patches()), most));
+    const std::int64_t most = larger(1, smaller(g.height.output, g.output_area() / kPixels));
+    if (!merges_columns) {
+      constexpr std::int64_t kFewestRows = 12;
+      while (patches() * most < kEnoughItems && row_channels >= 2 * row_parts * kFewestRows) {
+        row_parts *= 2;
+      }
+      patch_rows = parts_of(row_channels, row_parts);
+      row_parts = parts_of(row_channels, patch_rows);
+    }
+    chunks = smaller(parts_of(kEnoughItems, patches()), most);
   }
 
   void choose_strips() {
@@ -138,8 +146,8 @@ struct WeightPlan {
     strip_columns = parts_of(g.width.output, parts_of(g.width.output, kMostColumns));
     // Rows above and below a strip are packed again for its neighbours.
     const std::int64_t halo = g.height.receptive_field() - 1;
-    strip_rows = larger(pixels / strip_columns, smaller(2 * halo / g.height.stride,
-                                                        4 * kMostColumns / strip_columns));
+    strip_rows = larger(pixels / strip_columns,
+                        smaller(2 * halo / g.height.stride, 4 * kMostColumns / strip_columns));
     strip_rows = larger(1, smaller(strip_rows, chunk_rows));
     strip_rows = parts_of(chunk_rows, parts_of(chunk_rows, strip_rows));
     y_pixels = strip_rows * strip_columns;
@@ -154,5 +162,5 @@ struct WeightPlan {
   static constexpr std::int64_t kBlockPixels = 112;
 
  private:
-  static constexpr std::int64_t kEnoughItems = 8;
+  static constexpr std::int64_t kEnoughItems = 4;
 };

@@ -35,6 +35,14 @@ template <class C, int R, int V>
   Tile<C, R, V> tile;
   tile.start_at_zero();
   const std::int64_t second = product.second_tile;
+  // From L2, while the sums run.
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      __builtin_prefetch(product.totals + r * product.total_step + v * kLanes<C>, 1);
+    }
+  }
   const PixelPair* const end = product.pairs + product.count;
   for (std::int64_t s = 0; s < product.samples; ++s) {
     const C* panel = product.panel + s * product.panel_sample;
@@ -47,8 +55,7 @@ template <class C, int R, int V>
       for (int v = 0; v < V; ++v) lanes[v] = load(lane + v * kLanes<C>);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Vector<C> element =
-            broadcast(r < kRowTile ? row[r] : row[second + r - kRowTile]);
+        const Vector<C> element = broadcast(r < kRowTile ? row[r] : row[second + r - kRowTile]);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) tile.sums[r][v] = fma(element, lanes[v], tile.sums[r][v]);
       }
