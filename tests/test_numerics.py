@@ -147,7 +147,7 @@ def test_infinities_and_nan_stay_where_they_belong(slot: str, dtype: torch.dtype
     operands = Operands(first, second, None)
     right = oracle(case, slot, operands).to(dtype)
     assert 0 < right.isfinite().sum() < right.numel()
-    for kernel, found in each_kernel(case, slot, operands:
+    for kernel, found in each_kernel(case, slot, operands):
         if kernel.algorithm == "winograd":
             continue
         assert torch.equal(found.isnan(), right.isnan()), kernel.name

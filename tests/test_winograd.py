@@ -61,13 +61,6 @@ def ill_scaled(images: Tensor) -> Tensor:
     return images * torch.logspace(-4, 4, images.shape[1])[:, None, None]
 
 
-def with_outliers(images: Tensor) -> Tensor:
-    """A few pixels that are large beside their neighbours: their rounding falls on a whole tile."""
-    spikes = torch.zeros_like(images)
-    spikes[:, :, ::7, ::5] = 30.0
-    return images + spikes
-
-
 INPUTS = {"normal": Tensor.clone, "large mean": with_large_mean, "ill-scaled": ill_scaled}
 
 
