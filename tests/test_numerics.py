@@ -137,7 +137,10 @@ def test_float64_accumulates_in_float64(case: Case, slot: str, layout: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @by_slot
 def test_infinities_and_nan_stay_where_they_belong(slot: str, dtype: torch.dtype) -> None:
-    """Lanes beyond an edge, and what is packed beside an operand, may not carry them over."""
+    """Lanes beyond an edge, and what is packed beside an operand, may not carry them over.
+
+    Winograd spreads them over a tile: test_winograd.py.
+    """
     case = CASES["3x3"]
     first, second, _ = operands_of(case, slot, dtype)
     first[0, 1, 2, 2], first[0, 3, 6, 9] = math.inf, math.nan
@@ -145,6 +148,8 @@ def test_infinities_and_nan_stay_where_they_belong(slot: str, dtype: torch.dtype
     right = oracle(case, slot, operands).to(dtype)
     assert 0 < right.isfinite().sum() < right.numel()
     for kernel, found in each_kernel(case, slot, operands):
+        if kernel.algorithm == "winograd":
+            continue
         assert torch.equal(found.isnan(), right.isnan()), kernel.name
         assert torch.equal(found.nan_to_num(), right.nan_to_num()), kernel.name
 

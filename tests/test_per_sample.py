@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ALGORITHMS
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
@@ -26,7 +27,7 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1x14 of each sample": ((6, 8, 14, 14), (6, 1, 8, 1, 14), {}),
 }
 by_case = pytest.mark.parametrize("name", CASES)
-by_algorithm = pytest.mark.parametrize("algorithm", handconv.algorithms())
+by_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def operands(name: str) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:

@@ -48,7 +48,7 @@ struct WinogradShape {
     rounding_is_hidden = problem.dtype != DType::kFloat32 || source >= 64;
   }
 
-  bool suits_tiles_of_4x4() const { return rounding_is_hidden && source >= 16 && side >= 20; }
+  bool suits_tiles_of_4x4() const { return rounding_is_hidden && source >= 32 && side >= 20; }
 };
 
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
@@ -59,7 +59,7 @@ Refusal not_for_tiles_of_2x2(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const WinogradShape shape(problem);
   if (shape.suits_tiles_of_4x4()) return "tiles of 4x4 do less work";
-  if (shape.source < 16 || shape.filled < 16)
+  if (shape.source < 32 || shape.filled < 32)
     return "few channels per group: transforming tiles would outweigh their products";
   return shape.side >= 12 ? nullptr : "transforming the weight would outweigh the products";
 }
@@ -68,7 +68,7 @@ Refusal not_for_tiles_of_4x4(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const WinogradShape shape(problem);
   if (!shape.rounding_is_hidden) return "few channels per group: rounding would show";
-  if (shape.source < 16 || shape.filled < 16)
+  if (shape.source < 32 || shape.filled < 32)
     return "few channels per group: transforming tiles would outweigh their products";
   return shape.side >= 20 ? nullptr : "transforming the weight would outweigh the products";
 }

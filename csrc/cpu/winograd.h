@@ -188,6 +188,7 @@ class WinogradKernel {
     const WeightPanels<C> weights = panels(block, chunk);
     const std::int64_t tiles = plan_.tile_count(strip);
     for (int point = 0; point < Plan::kPoints; ++point) {
+      const int next = point + 1 < Plan::kPoints ? point + 1 : point;
       for (int p = 0; p < weights.panels(); ++p) {
         const TileProduct<C> product{
             v + point * plan_.v_point_step(),
@@ -196,7 +197,9 @@ class WinogradKernel {
             plan_.chunk,
             plan_.block_lanes,
             weights.sources,
-            chunk == 0};
+            chunk == 0,
+            v + next * plan_.v_point_step(),
+            u + next * weights.point_step() + weights.panel(p)};
         visit_vectors(weights.panel_vectors(p),
                       [&](auto vectors) { product.template run<decltype(vectors)::value>(tiles); });
       }
