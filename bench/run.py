@@ -115,7 +115,7 @@ def choose_limits(options: argparse.Namespace) -> Limits:
         return Limits(calls=calls, enough=0.005, most=1.0, warm_up=3)
     if options.quick:
         return Limits(calls=options.repeats or 10, enough=0.02, most=0.4, fewest=1)
-    if options.suite:
+    if options.suite or options.check_auto:
         return Limits(calls=options.repeats or 30, enough=0.1, most=3.0)
     return Limits(calls=options.repeats or 30)
 

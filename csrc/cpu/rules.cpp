@@ -4,10 +4,6 @@ namespace handconv {
 
 Refusal never_refuse(const Problem&) { return nullptr; }
 
-Refusal needs_nchw(const Problem& problem) {
-  return problem.layout == Layout::kNchw ? nullptr : "needs contiguous (NCHW) images";
-}
-
 Refusal needs_nchw_and_depthwise(const Problem& problem) {
   if (problem.layout != Layout::kNchw) return "needs contiguous (NCHW) images";
   const bool depthwise = problem.geometry.in_channels_per_group() == 1;
@@ -30,14 +26,11 @@ Refusal needs_3x3_with_stride_1(const Problem& problem) {
 
 namespace {
 
-// Source and filled channels of a group, and the smaller side of the filled image.
-struct WinogradShape {
+// Channels of a group, and the smaller side of the filled image.
+struct Shape {
   std::int64_t source, filled, side;
-  // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1
-  // at 32 channels and 1.5 at 64. 16-bit types round more at the store.
-  bool rounding_is_hidden;
 
-  explicit WinogradShape(const Problem& problem) {
+  explicit Shape(const Problem& problem) {
     const Geometry& g = problem.geometry;
     const bool forward = problem.slot == Slot::kOutput;
     source = forward ? g.in_channels_per_group() : g.out_channels_per_group();
@@ -45,32 +38,45 @@ struct WinogradShape {
     const std::int64_t height = forward ? g.height.output : g.height.input;
     const std::int64_t width = forward ? g.width.output : g.width.input;
     side = height < width ? height : width;
-    rounding_is_hidden = problem.dtype != DType::kFloat32 || source >= 64;
   }
-
-  bool suits_tiles_of_4x4() const { return rounding_is_hidden && source >= 32 && side >= 20; }
 };
 
+// Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
+// 32 channels, 1.5 at 64 and 1 at 128; over images of 7x7, whose sums it splits, that holds from
+// 512 on. 16-bit types round more at the store.
+bool hides_rounding_of_4x4(const Problem& problem, const Shape& shape) {
+  return problem.dtype != DType::kFloat32 || shape.source >= (shape.side >= 12 ? 64 : 512);
+}
+
+// Images of 14x14 have so few tiles of 4x4 that only long sums make up for their transforms.
+bool suits_tiles_of_4x4(const Problem& problem, const Shape& shape) {
+  const std::int64_t fewest = shape.side >= 20 ? 32 : shape.side >= 12 ? 128 : 512;
+  return hides_rounding_of_4x4(problem, shape) && shape.source >= fewest && shape.filled >= 32;
+}
+
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
+
+Refusal too_small_for_winograd(const Shape& shape) {
+  if (shape.source < 16 || shape.filled < 16)
+    return "few channels per group: transforming tiles would outweigh their products";
+  return shape.side >= 7 ? nullptr : "transforming the weight would outweigh the products";
+}
 
 }  // namespace
 
 Refusal not_for_tiles_of_2x2(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
-  const WinogradShape shape(problem);
-  if (shape.suits_tiles_of_4x4()) return "tiles of 4x4 do less work";
-  if (shape.source < 32 || shape.filled < 32)
-    return "few channels per group: transforming tiles would outweigh their products";
-  return shape.side >= 12 ? nullptr : "transforming the weight would outweigh the products";
+  const Shape shape(problem);
+  return suits_tiles_of_4x4(problem, shape) ? "tiles of 4x4 do less work"
+                                            : too_small_for_winograd(shape);
 }
 
 Refusal not_for_tiles_of_4x4(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
-  const WinogradShape shape(problem);
-  if (!shape.rounding_is_hidden) return "few channels per group: rounding would show";
-  if (shape.source < 32 || shape.filled < 32)
-    return "few channels per group: transforming tiles would outweigh their products";
-  return shape.side >= 20 ? nullptr : "transforming the weight would outweigh the products";
+  const Shape shape(problem);
+  if (!hides_rounding_of_4x4(problem, shape)) return "few channels per group: rounding would show";
+  if (const Refusal reason = too_small_for_winograd(shape)) return reason;
+  return suits_tiles_of_4x4(problem, shape) ? nullptr : "tiles of 2x2 have less to transform";
 }
 
 Refusal too_large_to_convert(const Problem& problem) {
@@ -86,35 +92,57 @@ Refusal too_large_to_convert(const Problem& problem) {
 
 Refusal better_without_packing(const Problem& problem) {
   const Geometry& g = problem.geometry;
-  const bool forward = problem.slot == Slot::kOutput;
-  const std::int64_t filled = forward ? g.out_channels_per_group() : g.in_channels_per_group();
-  if (problem.layout == Layout::kNhwc && filled <= 16) {
-    return "fills too few channels to pay for packing pixels";
-  }
-  const bool in_place = problem.layout == Layout::kNhwc &&
-                        (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
-  const bool many_pixels = g.output_area() > 84 && g.in_channels_per_group() >= 128;
-  if (forward && in_place && many_pixels && filled <= 256) {
-    return "fills so few channels that packing pixels costs more than reaching them by pointers";
-  }
-  const auto sees_padding = [](const Axis& axis) {
-    return axis.padding > 0 && axis.dilation > 1 && axis.dilation * 4 >= axis.input;
-  };
-  return sees_padding(g.height) && sees_padding(g.width) && !too_large_to_convert(problem)
-             ? "tiles whose tap sees padding alone are many, and direct.channels skips them"
+  const bool forward = problem.slot == Slot::kOutput, nhwc = problem.layout == Layout::kNhwc;
+  const Shape shape(problem);
+  if (too_large_to_convert(problem)) return nullptr;
+  if (nhwc && shape.filled <= 16) return "fills too few channels to pay for packing pixels";
+  const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
+  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
+  // Of few pixels, packing is cheap beside the weight, except in the planes of a strided gradient.
+  const bool many_pixels = g.output_area() > 84 || (!forward && !nhwc && has_stride);
+  if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
+    return "taps share pixels: direct.channels reaches each by a pointer, unpacked";
+  const bool in_place =
+      nhwc && (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+  return forward && in_place && many_pixels && shape.source >= 128 && shape.filled <= 256
+             ? "fills so few channels that packing pixels costs more than reaching them by pointers"
              : nullptr;
 }
+
+namespace {
+
+constexpr Refusal kEnoughToBeLanes =
+    "groups have enough channels to be the lanes of direct.channels";
+
+// Windows that overlap far read a pixel many times, which planes, packed once, make cheap.
+bool overlap_far(const Problem& problem, const Axis& axis) {
+  return problem.layout == Layout::kNchw ? axis.kernel > axis.stride
+                                         : axis.kernel >= 2 * axis.stride;
+}
+
+}  // namespace
 
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-  const bool small = g.groups > 1 && in <= 32 && out <= 32;
+  const std::int64_t most = g.groups > 1 ? 16 : 15;
   // As lanes they would leave a vector nearly empty.
   const bool fills_few =
       (problem.slot == Slot::kOutput && out <= 4) || (problem.slot == Slot::kInput && in <= 4);
-  return small || fills_few || in == 1
-             ? nullptr
-             : "groups have enough channels to be the lanes of direct.channels";
+  const bool is_stem = problem.slot == Slot::kOutput && in <= 4 && overlap_far(problem, g.height) &&
+                       overlap_far(problem, g.width);
+  return (in <= most && out <= most) || fills_few || is_stem || in == 1 ? nullptr
+                                                                        : kEnoughToBeLanes;
+}
+
+Refusal many_channels_for_weights(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
+  // Many pixels amortise what is set up for a block of few channels. Stems are better off as the
+  // merged rows of direct.channels.
+  const std::int64_t most = g.groups > 1 ? 32 : in <= 4 ? 0 : g.output_area() >= 512 ? 64 : 15;
+  const bool few_filters = g.groups > 1 && out <= 4 && problem.layout == Layout::kNchw;
+  return (in <= most && out <= most) || few_filters || in == 1 ? nullptr : kEnoughToBeLanes;
 }
 
 }  // namespace handconv

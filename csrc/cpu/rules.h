@@ -8,7 +8,6 @@ namespace handconv {
 
 // What a kernel cannot do.
 Refusal never_refuse(const Problem& problem);
-Refusal needs_nchw(const Problem& problem);
 Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
@@ -17,6 +16,7 @@ Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal too_large_to_convert(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
+Refusal many_channels_for_weights(const Problem& problem);
 Refusal not_for_tiles_of_2x2(const Problem& problem);
 Refusal not_for_tiles_of_4x4(const Problem& problem);
 

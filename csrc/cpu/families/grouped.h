@@ -14,6 +14,6 @@ constexpr const char* kAboutGrouped =
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGrouped, never_refuse, many_channels_per_group),
+    make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGrouped, never_refuse, many_channels_for_weights),
 };
 // clang-format on

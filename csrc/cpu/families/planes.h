@@ -18,9 +18,9 @@ constexpr const char* kAboutPlanes = "lanes are pixels of zero-padded planes in 
 // The output channels of a group fill most of a vector.
 inline Refusal fills_vectors_of_channels(const Problem& problem) {
   const std::int64_t lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
-  return problem.geometry.out_channels_per_group() > lanes / 2 && problem.geometry.groups > 1
+  return problem.geometry.out_channels_per_group() >= lanes / 2
              ? "groups have enough output channels to be the lanes of direct.grouped"
-             : many_channels_per_group(problem);
+             : many_channels_for_weights(problem);
 }
 
 // clang-format off
