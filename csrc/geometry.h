@@ -92,8 +92,8 @@ struct Problem {
   Slot slot;
   DType dtype;  // of x, w, y and the bias alike
   Layout layout;
-  bool has_bias;     // added to what the slot fills: OC elements when y is filled, C when x is
-  bool allows_tf32;  // float32 products may be rounded to TF32, as torch's own switch says
+  bool has_bias;         // added to what the slot fills: OC elements when y is filled, C when x is
+  bool allows_tf32;      // float32 products may be rounded to TF32, as torch's own switch says
   bool allows_winograd;  // it was asked for, or its switch is on
   Geometry geometry;
   WeightStrides w_strides;

@@ -16,8 +16,8 @@ inline bool allows_tf32(Device device) {
   return device == Device::kCuda && at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
 }
 
-// handconv.allow_winograd: whether `auto` may take Winograd's kernels. One switch for the process, as
-// torch's own are.
+// handconv.allow_winograd: whether `auto` may take Winograd's kernels. One switch for the process,
+// as torch's own are.
 inline std::atomic<bool> winograd_switch{true};
 
 // The switch is about the choice: who asks for Winograd by name gets it.

@@ -1,4 +1,5 @@
-// Lanes are neighbouring pixels, for groups of few channels: the kernels of planes*.h and their rows.
+// Lanes are neighbouring pixels, for groups of few channels: the kernels of planes*.h and their
+// rows.
 
 // clang-format off
 #include "cpu/tile.h"
