@@ -5,7 +5,7 @@ from types import TracebackType
 from handconv import _C
 
 
-class allow_winograd:  # noqa: N801 - called as a function, like torch.set_grad_enabled
+class allow_winograd:
     """Whether "auto" may run Winograd's algorithm; from the start it may.
 
     Winograd multiplies less by transforming tiles, which rounds more: its error is at most twice

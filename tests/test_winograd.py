@@ -1,4 +1,4 @@
-"""Winograd's algorithm: its error, where it is chosen, its switch, its refusals, its derivatives."""
+"""Winograd's algorithm: its error, where it is chosen, its switch, refusals and derivatives."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ INPUTS = {"normal": Tensor.clone, "large mean": with_large_mean, "ill-scaled": i
 def test_error_is_at_most_twice_that_of_torch(
     kind: str, layout: str, slot: str, case: Case
 ) -> None:
-    """With the usual points 0, +-1, +-2 the error on normal inputs is thrice torch's at 64 channels."""
+    """With the points 0, +-1, +-2 the error of normal inputs is thrice torch's at 64 channels."""
     assert ".winograd." in getattr(explained(case, layout), slot).kernel
 
     def operands_in(layout: str) -> Operands:
@@ -161,7 +161,7 @@ def test_what_it_cannot_do_it_refuses(slot: str) -> None:
             run(case, slot, operands, "winograd"), run(case, slot, operands, "direct")
         )
         return
-    with pytest.raises(RuntimeError, match="winograd cannot run this .* needs a 3x3 window"):
+    with pytest.raises(RuntimeError, match=r"winograd cannot run this .* needs a 3x3 window"):
         run(case, slot, operands, "winograd")
 
 

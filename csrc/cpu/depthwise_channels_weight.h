@@ -39,7 +39,10 @@ class DepthwiseChannelsWeightKernel {
         : area(problem.geometry.kernel_area()),
           blocks((problem.geometry.out_channels + L - 1) / L) {
       const Geometry& g = problem.geometry;
-      block_rows = rows_per_partial_sum(g.width);
+      // Enough pixels for a partial sum to amortise adding it to the totals, few enough for its
+      // rounding to stay small.
+      constexpr std::int64_t kPixels = 96;
+      block_rows = (kPixels + g.width.output - 1) / g.width.output;
       sample_blocks = (g.height.output + block_rows - 1) / block_rows;
       // A part is worth it if it adds up many more terms than it has sums.
       constexpr std::int64_t kItems = 16, kPixelsPerTap = 32, kChunkBytes = 24 << 10;

@@ -112,5 +112,3 @@ struct EvenSplit {
   std::int64_t first(std::int64_t part) const { return count * part / parts; }
   std::int64_t size(std::int64_t part) const { return first(part + 1) - first(part); }
 };
-
-inline std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

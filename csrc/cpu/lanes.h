@@ -1,21 +1,11 @@
 // What the kernels of channels.h prepare before they run: the weight packed into panels of lanes,
 // and the workspace that holds it.
 
-// What the lanes of a block are.
-template <class C>
-struct LaneMap {
-  std::int64_t lanes;            // filled channels in the block
-  std::int64_t source_lanes;     // source channels that they read
-  std::int64_t source_channels;  // per group
-  const LaneIndex<C>* sources;   // [source channel of a group][lane]: which of the source lanes it
-                                 // reads; grouped only
-};
-
 // The workspace of one call, in elements of C.
 template <class C>
 class LaneWorkspace {
  public:
-  LaneWorkspace(const Gather& gather, LaneBlocks<C> blocks, bool packs_source, bool permutes)
+  LaneWorkspace(const Gather& gather, LaneBlocks<C> blocks, bool packs_source)
       : gather_(gather), blocks_(blocks) {
     const std::int64_t image = gather.groups * gather.source_channels * gather.source_area();
     samples_per_pass_ = packs_source ? samples_within_budget<C>(gather.batch, image) : gather.batch;
@@ -23,9 +13,7 @@ class LaneWorkspace {
     zeros_offset_ = bias_offset_ + gather.groups * blocks_.padded_channels();
     const std::int64_t zeros = LaneBlocks<C>::kLargest;
     zeros_count_ = gather.source_channels > zeros ? gather.source_channels : zeros;
-    indices_offset_ = zeros_offset_ + zeros_count_;
-    images_offset_ =
-        round_up(indices_offset_ + (permutes ? gather.source_channels * kLanes<C> : 0));
+    images_offset_ = round_up(zeros_offset_ + zeros_count_);
     total_ = images_offset_ + (packs_source ? samples_per_pass_ * image : 0);
   }
 
@@ -49,7 +37,6 @@ class LaneWorkspace {
   }
   std::int64_t zeros() const { return zeros_offset_; }
   std::int64_t zeros_count() const { return zeros_count_; }
-  std::int64_t indices() const { return indices_offset_; }
   std::int64_t images() const { return images_offset_; }
 
  private:
@@ -60,8 +47,7 @@ class LaneWorkspace {
 
   const Gather& gather_;
   LaneBlocks<C> blocks_;
-  std::int64_t samples_per_pass_, bias_offset_, zeros_offset_, zeros_count_, indices_offset_,
-      images_offset_, total_;
+  std::int64_t samples_per_pass_, bias_offset_, zeros_offset_, zeros_count_, images_offset_, total_;
 };
 
 // The lanes of one block as they lie in w: those of one group are w_filled apart, and groups of one

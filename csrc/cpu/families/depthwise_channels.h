@@ -5,7 +5,6 @@
 #include "cpu/images.h"
 #include "cpu/depthwise_columns.h"
 #include "cpu/depthwise_channels.h"
-#include "cpu/row_blocks.h"
 #include "cpu/depthwise_channels_weight.h"
 #include "rows.h"
 // clang-format on
