@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handconv.operations import SLOT_SUFFIXES, TRIOS
+
 _SAMPLES, _CHANNELS = 0, 1
 
 
@@ -59,8 +61,8 @@ def _rule(operation: Any, reads_weight: bool, fills_weight: bool) -> Any:
 
 def register() -> None:
     """Registers the rules of all ops; called once, when the package is imported."""
-    for trio in ("conv2d", "conv2d_direct", "conv2d_im2col", "conv2d_winograd"):
-        for suffix in ("", "_input_grad", "_weight_grad"):
-            fills_weight = suffix == "_weight_grad"
+    for trio in TRIOS.values():
+        for slot, suffix in SLOT_SUFFIXES.items():
+            fills_weight = slot == "weight_grad"
             operation = getattr(torch.ops.handconv, trio + suffix).default
             torch.library.register_vmap(operation, _rule(operation, not fills_weight, fills_weight))

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 from torch.utils._pytree import tree_unflatten
 
-_TRIOS = ("conv2d", "conv2d_direct", "conv2d_im2col", "conv2d_winograd")
+from handconv.operations import SLOT_SUFFIXES, TRIOS
 
 # Where the operands and the result of F(y, x, w) hold what can be split.
 _SPLITS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,11 @@ _SPLITS: dict[str, dict[str, Any]] = {
     "groups": {"y": Shard(1), "x": Shard(1), "w": Shard(0)},
 }
 # What each op fills, and what it reads.
-_SLOTS = {"": ("y", "x", "w"), "_input_grad": ("x", "y", "w"), "_weight_grad": ("w", "y", "x")}
+_OPERANDS = {
+    "forward": ("y", "x", "w"),
+    "input_grad": ("x", "y", "w"),
+    "weight_grad": ("w", "y", "x"),
+}
 
 _Rule = tuple[list[Any], list[Any]]
 
@@ -42,9 +46,9 @@ _Rule = tuple[list[Any], list[Any]]
 def register() -> None:
     """Registers the rules of all ops with torch.distributed.tensor; once is enough."""
     handlers = DTensor._op_dispatcher._custom_op_handlers
-    for trio in _TRIOS:
-        for suffix, (filled, *read) in _SLOTS.items():
-            operation = getattr(torch.ops.handconv, trio + suffix).default
+    for trio in TRIOS.values():
+        for slot, (filled, *read) in _OPERANDS.items():
+            operation = getattr(torch.ops.handconv, trio + SLOT_SUFFIXES[slot]).default
             register_sharding(operation)(_rules_of(filled, read))
             handlers[operation] = _call_locally
 

@@ -1,7 +1,7 @@
 """The convolutions, called as `torch.nn.functional` calls them."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -12,28 +12,24 @@ from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from handconv import _C
+from handconv.operations import SLOT_SUFFIXES, TRIOS
 
 Pair = int | Sequence[int]
 
-# And what their ops end in.
-_ALGORITHMS = {"auto": "", "direct": "_direct", "im2col": "_im2col", "winograd": "_winograd"}
-_SLOTS = {"conv2d": "", "conv_transpose2d": "_input_grad"}
+_SLOTS = {"conv2d": "forward", "conv_transpose2d": "input_grad"}
+
+
+def _operations(find: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
+    """The ops by function and algorithm, found by their names."""
+    return {
+        function: {algorithm: find(trio + SLOT_SUFFIXES[slot]) for algorithm, trio in TRIOS.items()}
+        for function, slot in _SLOTS.items()
+    }
+
 
 # The same ops twice: torch.ops can be traced by torch.compile, _C costs half as much to call.
-_TRACED: dict[str, dict[str, Any]] = {
-    function: {
-        algorithm: getattr(torch.ops.handconv, "conv2d" + suffix + slot).default
-        for algorithm, suffix in _ALGORITHMS.items()
-    }
-    for function, slot in _SLOTS.items()
-}
-_CALLED: dict[str, dict[str, Any]] = {
-    function: {
-        algorithm: getattr(_C, "conv2d" + suffix + slot)
-        for algorithm, suffix in _ALGORITHMS.items()
-    }
-    for function, slot in _SLOTS.items()
-}
+_TRACED = _operations(lambda name: getattr(torch.ops.handconv, name).default)
+_CALLED = _operations(lambda name: getattr(_C, name))
 
 
 def conv2d(

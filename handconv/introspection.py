@@ -9,7 +9,6 @@ from torch import Tensor
 
 from handconv import _C
 from handconv.functional import (
-    _ALGORITHMS,
     Pair,
     _both,
     _check_tensors,
@@ -17,13 +16,14 @@ from handconv.functional import (
     _pair,
     _resolve_padding,
 )
+from handconv.operations import SLOT_SUFFIXES, TRIOS
 
-SLOTS = ("forward", "input_grad", "weight_grad")
+SLOTS = tuple(SLOT_SUFFIXES)
 
 
 def algorithms() -> tuple[str, ...]:
     """The values that `algorithm=` takes: "auto" chooses among the others."""
-    return tuple(_ALGORITHMS)
+    return tuple(TRIOS)
 
 
 @dataclass(frozen=True)
