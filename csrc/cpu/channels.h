@@ -52,8 +52,7 @@ class ChannelsKernel {
           const PixelRun run = find_run(gather_, item % runs);
           const std::int64_t n = item / runs % count, block = item / runs / count % blocks.count();
           const std::int64_t group = item / runs / count / blocks.count();
-          const C* pixels =
-              image.data + n * image.sample + gather_.first_source(group, blocks.first(block));
+          const C* pixels = image.data + n * image.sample + group * gather_.source_channels;
           visit_vectors(blocks.vectors(block), [&](auto vectors) {
             fill_run<decltype(vectors)::value>(run, image, pixels, first + n, group, block, thread);
           });

@@ -81,7 +81,7 @@ class ChannelsWeightKernel {
     });
     if (plan_.chunks == 1) return;
     constexpr std::int64_t kRows = 64;
-    const std::int64_t pieces = parts_of(plan_.total_rows(), kRows);
+    const std::int64_t pieces = ceil_divide(plan_.total_rows(), kRows);
     parallel_for(plan_.patches() * pieces,
                  kRows * plan_.patch_blocks * plan_.blocks.full * plan_.chunks,
                  [&](std::int64_t item, int) {
@@ -124,8 +124,9 @@ class ChannelsWeightKernel {
                          plan_.total_rows() * plan_.blocks.full, plan_.blocks.full};
     const Range chunk_rows = part_of({0, g_.height.output}, plan_.chunks, chunk);
     // Chunks differ by a row: a strip is one of the largest, which all fit.
-    const std::int64_t row_strips = parts_of(chunk_rows.last - chunk_rows.first, plan_.strip_rows);
-    const std::int64_t column_strips = parts_of(g_.width.output, plan_.strip_columns);
+    const std::int64_t row_strips =
+        ceil_divide(chunk_rows.last - chunk_rows.first, plan_.strip_rows);
+    const std::int64_t column_strips = ceil_divide(g_.width.output, plan_.strip_columns);
     bool starts = true;
     for (std::int64_t column = 0; column < column_strips; ++column) {
       const Range columns = part_of({0, g_.width.output}, column_strips, column);
@@ -333,7 +334,7 @@ class ChannelsWeightKernel {
   // Adds the products of a strip to the totals.
   void multiply(const Patch& patch, const Strip& strip, C* scratch, const Panel& panel,
                 const Totals& totals, bool starts) const {
-    const std::int64_t blocks = parts_of(strip.pixels(), Plan::kBlockPixels);
+    const std::int64_t blocks = ceil_divide(strip.pixels(), Plan::kBlockPixels);
     const std::int64_t width = strip.column_count();
     for (std::int64_t block = 0; block < blocks; ++block) {
       const Range pixels = part_of({0, strip.pixels()}, blocks, block);

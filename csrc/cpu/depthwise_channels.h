@@ -45,22 +45,20 @@ class DepthwiseChannelsKernel {
           adds_lanes(problem.slot == Slot::kInput && multiplier > 1),
           block_vectors(adds_lanes ? multiplier : 1) {
       const std::int64_t filled = gather.groups * gather.filled_channels;
-      blocks = (filled + L - 1) / L;
-      strips = (gather.rows.classes()[0].count + kStripRows - 1) / kStripRows;
+      blocks = ceil_divide(filled, L);
+      strips = ceil_divide(gather.rows.classes()[0].count, kStripRows);
       // The weight of a chunk stays in the L1 cache, and there are items enough for many threads.
       constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16, kPackedBytes = 64 << 10;
       const std::int64_t bytes = blocks * block_weights() * static_cast<std::int64_t>(sizeof(C));
       packs_all = bytes <= kPackedBytes;
-      chunks = (bytes + kChunkBytes - 1) / kChunkBytes;
+      chunks = ceil_divide(bytes, kChunkBytes);
       while (chunks * strips < kItems) chunks *= 2;
       if (chunks > blocks) chunks = blocks;
     }
 
     std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
     std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
-    std::int64_t packed_blocks() const {
-      return packs_all ? blocks : (blocks + chunks - 1) / chunks;
-    }
+    std::int64_t packed_blocks() const { return packs_all ? blocks : ceil_divide(blocks, chunks); }
 
     WorkspaceSize size() const {
       const std::int64_t sums = adds_lanes ? kRows * kPixels * block_vectors * L : 0;

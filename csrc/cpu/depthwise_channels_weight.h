@@ -37,21 +37,20 @@ class DepthwiseChannelsWeightKernel {
   struct Plan {
     explicit Plan(const Problem& problem)
         : area(problem.geometry.kernel_area()),
-          blocks((problem.geometry.out_channels + L - 1) / L) {
+          blocks(ceil_divide(problem.geometry.out_channels, L)) {
       const Geometry& g = problem.geometry;
       // Enough pixels for a partial sum to amortise adding it to the totals, few enough for its
       // rounding to stay small.
       constexpr std::int64_t kPixels = 96;
-      block_rows = (kPixels + g.width.output - 1) / g.width.output;
-      sample_blocks = (g.height.output + block_rows - 1) / block_rows;
+      block_rows = ceil_divide(kPixels, g.width.output);
+      sample_blocks = ceil_divide(g.height.output, block_rows);
       // A part is worth it if it adds up many more terms than it has sums.
       constexpr std::int64_t kItems = 16, kPixelsPerTap = 32, kChunkBytes = 24 << 10;
       parts = g.batch * g.output_area() / (kPixelsPerTap * area);
       if (parts > kItems) parts = kItems;
       if (parts > g.batch * sample_blocks) parts = g.batch * sample_blocks;
       if (parts < 1) parts = 1;
-      chunks = (blocks * area * L * static_cast<std::int64_t>(sizeof(C)) + kChunkBytes - 1) /
-               kChunkBytes;
+      chunks = ceil_divide(blocks * area * L * static_cast<std::int64_t>(sizeof(C)), kChunkBytes);
       while (chunks * parts < kItems) chunks *= 2;
       if (chunks > blocks) chunks = blocks;
       sum_bytes = (parts * blocks * area * L * static_cast<std::int64_t>(sizeof(C)) + 63) / 64 * 64;
@@ -192,7 +191,7 @@ class DepthwiseChannelsWeightKernel {
   template <class LoadX, class LoadY>
   void add_all_taps(const RowBlock& rows, LoadX load_x, LoadY load_y, C* sums) const {
     const std::int64_t height = geometry_.height.kernel;
-    const std::int64_t parts = (height + kMaxRows - 1) / kMaxRows;
+    const std::int64_t parts = ceil_divide(height, kMaxRows);
     for (std::int64_t part = 0; part < parts; ++part) {
       const std::int64_t kh = height * part / parts, last = height * (part + 1) / parts;
       const TileColumns* tiles = tiles_;

@@ -26,7 +26,7 @@ struct ColumnPlan {
 
   // Positions of residue `residue` modulo spread.
   std::int64_t residue_count(std::int64_t residue) const {
-    return (count - residue + spread - 1) / spread;
+    return ceil_divide(count - residue, spread);
   }
 };
 
@@ -54,8 +54,8 @@ inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size, 
     tap_step = s / divisor;
   }
   for (std::int64_t first = 0; first < tap_step && first < n; ++first) {
-    const std::int64_t count = (n - first + tap_step - 1) / tap_step;
-    const std::int64_t parts = (count + kMaxRunTaps - 1) / kMaxRunTaps;
+    const std::int64_t count = ceil_divide(n - first, tap_step);
+    const std::int64_t parts = ceil_divide(count, kMaxRunTaps);
     for (std::int64_t part = 0; part < parts; ++part) {
       const std::int64_t begin = count * part / parts, end = count * (part + 1) / parts;
       const Tap start = tap(first + begin * tap_step);

@@ -41,7 +41,7 @@ class DepthwisePlanesKernel {
 
   void run_all() {
     const std::int64_t planes = gather_.batch * gather_.groups * gather_.filled_channels;
-    const std::int64_t plane_items = (planes + planes_per_item_ - 1) / planes_per_item_;
+    const std::int64_t plane_items = ceil_divide(planes, planes_per_item_);
     const std::int64_t cost =
         planes_per_item_ * gather_.filled_area() * gather_.cost_per_element() / row_parts_;
     parallel_for(plane_items * row_parts_, cost, [&](std::int64_t index, int thread) {
@@ -137,7 +137,7 @@ class DepthwisePlanesKernel {
     const TileJob<Columns> job{columns, pattern, tap_rows, reinterpret_cast<C*>(item.scratch)};
     for (std::int64_t s = 0; s < pattern.sets; ++s) {
       const RowSet rows = pattern.set(s);
-      const std::int64_t tiles = (rows.count + R - 1) / R;
+      const std::int64_t tiles = ceil_divide(rows.count, R);
       const std::int64_t begin = item.part * tiles / row_parts_;
       const std::int64_t end = (item.part + 1) * tiles / row_parts_;
       if (begin == end) continue;

@@ -194,7 +194,7 @@ struct StridedColumns {
     for (std::int64_t t = 0; t < axis.taps.count; ++t) {
       const std::int64_t start = first * step + axis.taps[t].offset;
       const auto lanes_before = [&](std::int64_t column) {  // lanes whose source lies before it
-        return column <= start ? 0 : (column - start + step - 1) / step;
+        return column <= start ? 0 : ceil_divide(column - start, step);
       };
       masks_[t] = mask_between<C>(lanes_before(0), lanes_before(columns.source_size));
     }

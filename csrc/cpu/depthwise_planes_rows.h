@@ -37,8 +37,7 @@ class RowPattern {
 
   RowSet set(std::int64_t i) const {
     return {axis_.first + i * axis_.step, set_step_ * axis_.step,
-            (axis_.count - i + set_step_ - 1) / set_step_,
-            i * axis_.source_step + first_tap_.offset};
+            ceil_divide(axis_.count - i, set_step_), i * axis_.source_step + first_tap_.offset};
   }
   // Index along w of the tap that reads the first source row; the next is kernel_step further.
   std::int64_t first_kernel() const { return first_tap_.kernel; }
@@ -71,7 +70,7 @@ struct EvenParts {
   std::int64_t count, smaller, larger_count;
 
   EvenParts(std::int64_t length, std::int64_t largest)
-      : count((length + largest - 1) / largest),
+      : count(ceil_divide(length, largest)),
         smaller(count == 0 ? 0 : length / count),
         larger_count(length - smaller * count) {}
   std::int64_t size(std::int64_t part) const { return smaller + (part < larger_count ? 1 : 0); }

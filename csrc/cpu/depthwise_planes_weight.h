@@ -70,7 +70,7 @@ class DepthwisePlanesWeightKernel {
     constexpr std::int64_t kItemCost = 1 << 15;
     const std::int64_t cost = g_.output_area() * g_.kernel_area();
     const std::int64_t planes = kItemCost / cost + 1;
-    parallel_for((g_.out_channels + planes - 1) / planes, planes * cost * g_.batch,
+    parallel_for(ceil_divide(g_.out_channels, planes), planes * cost * g_.batch,
                  [&](std::int64_t index, int thread) {
                    const std::int64_t first = index * planes, rest = g_.out_channels - first;
                    fill_channels({first, first + (rest < planes ? rest : planes),
@@ -149,7 +149,7 @@ class DepthwisePlanesWeightKernel {
   HANDCONV_INLINE void store_taps(const Tile<C, KR, KC>& tile, std::int64_t oc,
                                   const Taps& taps) const {
     constexpr int L = kLanes<C>, kCount = KR * KC;
-    C sums[(kCount + L - 1) / L * L];
+    C sums[round_up(kCount, L)];
 #pragma GCC unroll 16
     for (int first = 0; first < kCount; first += L) {
       Vector<C> vectors[L];
@@ -256,7 +256,7 @@ class DepthwisePlanesWeightKernel {
     }
     std::int64_t rows_until(std::int64_t first, std::int64_t step) const {
       const std::int64_t rest = kernel.g_.height.input - first;
-      return rest <= 0 ? 0 : step == 1 ? rest : (rest + step - 1) / step;
+      return rest <= 0 ? 0 : step == 1 ? rest : ceil_divide(rest, step);
     }
 
     const DepthwisePlanesWeightKernel& kernel;

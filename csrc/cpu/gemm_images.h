@@ -138,7 +138,7 @@ class LaneRows {
       if (h < 0 || h >= image_.height) continue;
       // Lanes whose w + (lane - begin) * step lies in [0, width).
       std::int64_t begin = row.begin, end = row.end;
-      if (w < 0) begin += (-w + step_ - 1) / step_;
+      if (w < 0) begin += ceil_divide(-w, step_);
       if (w + (end - row.begin - 1) * step_ >= width)
         end = w < width ? row.begin + (width - 1 - w) / step_ + 1 : begin;
       if (begin >= end) continue;

@@ -74,9 +74,6 @@ class GroupedWeightKernel {
  private:
   static constexpr std::int64_t L = kLanes<C>;
 
-  static std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-  static std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_divide(a, b) * b; }
-
   // How the work is cut: by the shape of a sample alone.
   struct Plan {
     explicit Plan(const Geometry& g) {
@@ -84,14 +81,14 @@ class GroupedWeightKernel {
       vectors = g.out_channels_per_group() > L ? 2 : 1;
       lanes = vectors * L;
       tile_channels = kVectorBytes < 64 ? 4 / vectors : 8 / vectors;
-      channels = least(16, round_up(g.in_channels_per_group(), tile_channels));
+      channels = smaller(16, round_up(g.in_channels_per_group(), tile_channels));
       pitch = (g.width.output - 1) * g.width.stride + g.width.receptive_field();
       const std::int64_t row = pitch * channels * static_cast<std::int64_t>(sizeof(C));
       const std::int64_t fit = kBytes / row - g.height.receptive_field();
       rows = fit / g.height.stride + 1;
       // Sums of about a hundred terms: at 448 the error was 2.4 times that of F.conv2d.
       const std::int64_t short_sum = kPixels / g.width.output;
-      rows = least(rows, short_sum < 2 ? 2 : short_sum);
+      rows = smaller(rows, short_sum < 2 ? 2 : short_sum);
       if (rows < 2) rows = 2;
       rows = ceil_divide(g.height.output, ceil_divide(g.height.output, rows));
       area = g.kernel_area();
@@ -136,8 +133,8 @@ class GroupedWeightKernel {
                    C* x = workspace_.of_thread<C>(thread);
                    C* y = x + plan_.x_elements();
                    run_item({index / plan_.channel_blocks / plan_.filled_blocks, channel,
-                             least(plan_.channels, g_.in_channels_per_group() - channel), filled,
-                             least(plan_.lanes, g_.out_channels_per_group() - filled), x, y,
+                             smaller(plan_.channels, g_.in_channels_per_group() - channel), filled,
+                             smaller(plan_.lanes, g_.out_channels_per_group() - filled), x, y,
                              y + plan_.y_elements()});
                  });
   }
@@ -153,7 +150,7 @@ class GroupedWeightKernel {
     std::memset(item.totals, 0, static_cast<std::size_t>(plan_.total_elements()) * sizeof(C));
     for (std::int64_t n = 0; n < g_.batch; ++n) {
       for (std::int64_t row = 0; row < g_.height.output; row += plan_.rows) {
-        const std::int64_t rows = least(plan_.rows, g_.height.output - row);
+        const std::int64_t rows = smaller(plan_.rows, g_.height.output - row);
         fill_x(item, n, row, rows);
         fill_y(item, n, row, rows);
         for (std::int64_t s = 0; s < item.channels; s += plan_.tile_channels) {
@@ -167,7 +164,7 @@ class GroupedWeightKernel {
   void add_taps(const Item& item, std::int64_t s, std::int64_t kh, std::int64_t rows) const {
     const std::int64_t x_row = plan_.pitch * plan_.channels, step = plan_.channels;
     for (std::int64_t kw = 0; kw < g_.width.kernel;) {
-      const std::int64_t taps = least(3, g_.width.kernel - kw);
+      const std::int64_t taps = smaller(3, g_.width.kernel - kw);
       const auto offset = [&](std::int64_t k) { return (kw + k) * g_.width.dilation * step; };
       const PixelProducts<C> products{
           item.x + kh * g_.height.dilation * x_row + s,
@@ -201,7 +198,7 @@ class GroupedWeightKernel {
                      (item.group * g_.in_channels_per_group() + item.channel) * strides.channel;
     const std::int64_t source_rows = (rows - 1) * g_.height.stride + g_.height.receptive_field();
     const std::int64_t first = g_.width.padding;
-    const std::int64_t last = least(plan_.pitch, g_.width.padding + g_.width.input);
+    const std::int64_t last = smaller(plan_.pitch, g_.width.padding + g_.width.input);
     C* to = item.x;
     for (std::int64_t r = 0; r < source_rows; ++r, to += plan_.pitch * plan_.channels) {
       const std::int64_t h = row * g_.height.stride - g_.height.padding + r;
@@ -209,7 +206,7 @@ class GroupedWeightKernel {
         fill_zeros(to, plan_.pitch * plan_.channels);
         continue;
       }
-      fill_zeros(to, least(first, plan_.pitch) * plan_.channels);
+      fill_zeros(to, smaller(first, plan_.pitch) * plan_.channels);
       if (first < last) {
         copy_pixels(image + h * strides.row, strides, last - first, item.channels,
                     to + first * plan_.channels, plan_.channels);

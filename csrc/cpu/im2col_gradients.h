@@ -40,7 +40,7 @@ class Im2colInputKernel {
   void run_all() {
     pack_weight_matrix(problem_, static_cast<const T*>(buffers_.w), true, workspace_.shared<C>());
     const std::int64_t step = channels_per_item(g_),
-                       parts = (g_.in_channels_per_group() + step - 1) / step;
+                       parts = ceil_divide(g_.in_channels_per_group(), step);
     const std::int64_t cost =
         step * g_.kernel_area() * g_.output_area() * g_.out_channels_per_group();
     parallel_for(g_.batch * g_.groups * parts, cost, [&](std::int64_t item, int thread) {
@@ -175,7 +175,7 @@ class Im2colWeightKernel {
 
   void run_all() {
     const std::int64_t step = channels_per_item(g_),
-                       parts = (g_.in_channels_per_group() + step - 1) / step;
+                       parts = ceil_divide(g_.in_channels_per_group(), step);
     const std::int64_t cost =
         g_.batch * g_.output_area() * step * g_.kernel_area() * g_.out_channels_per_group();
     parallel_for(g_.groups * parts, cost, [&](std::int64_t item, int thread) {

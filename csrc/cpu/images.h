@@ -76,7 +76,7 @@ inline void pack_samples(const T* source, const ImageStrides& strides, std::int6
                          std::int64_t area, std::int64_t first, std::int64_t count,
                          Compute<T>* target) {
   constexpr std::int64_t kPixels = 256;  // per item
-  const std::int64_t items = (area + kPixels - 1) / kPixels;
+  const std::int64_t items = ceil_divide(area, kPixels);
   parallel_for(count * items, kPixels * channels, [&](std::int64_t item, int) {
     const std::int64_t n = item / items, p0 = item % items * kPixels;
     const std::int64_t p1 = p0 + kPixels < area ? p0 + kPixels : area;

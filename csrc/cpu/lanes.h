@@ -13,7 +13,7 @@ class LaneWorkspace {
     zeros_offset_ = bias_offset_ + gather.groups * blocks_.padded_channels();
     const std::int64_t zeros = LaneBlocks<C>::kLargest;
     zeros_count_ = gather.source_channels > zeros ? gather.source_channels : zeros;
-    images_offset_ = round_up(zeros_offset_ + zeros_count_);
+    images_offset_ = round_up(zeros_offset_ + zeros_count_, 16);
     total_ = images_offset_ + (packs_source ? samples_per_pass_ * image : 0);
   }
 
@@ -40,7 +40,6 @@ class LaneWorkspace {
   std::int64_t images() const { return images_offset_; }
 
  private:
-  static std::int64_t round_up(std::int64_t elements) { return (elements + 15) / 16 * 16; }
   std::int64_t group_weights() const {
     return blocks_.padded_channels() * gather_.kernel_area() * gather_.source_channels;
   }
@@ -50,45 +49,27 @@ class LaneWorkspace {
   std::int64_t samples_per_pass_, bias_offset_, zeros_offset_, zeros_count_, images_offset_, total_;
 };
 
-// The lanes of one block as they lie in w: those of one group are w_filled apart, and groups of one
-// channel w_group.
-struct WeightLanes {
-  std::int64_t count,
-      padded;  // padded lanes are never stored, so that what they hold does not matter
-  bool even;
-  std::int64_t step;  // if even
-};
-
-template <class C>
-inline WeightLanes weight_lanes(const Gather& gather, const LaneBlocks<C>& blocks,
-                                std::int64_t block) {
-  const std::int64_t count = blocks.size(block);
-  return {count, blocks.padded_size(block),
-          gather.group_channels == 1 || count <= gather.group_channels,
-          gather.group_channels == 1 ? gather.w_group : gather.w_filled};
-}
-
 // A lane's source channels and taps follow each other in w, as in a contiguous weight of the
 // forward slot: squares of lanes by those are transposed in registers. `w` is the block's first
 // lane.
 template <class T>
-inline void pack_runs(const Gather& gather, const WeightLanes& lanes, const T* w,
+inline void pack_runs(const Gather& gather, std::int64_t lanes, std::int64_t padded, const T* w,
                       std::int64_t first, std::int64_t last, Compute<T>* panels) {
   using C = Compute<T>;
   constexpr std::int64_t L = kLanes<C>;
   const std::int64_t taps = gather.kernel_area();
-  for (std::int64_t lane = 0; lane < lanes.count; lane += L) {
+  for (std::int64_t lane = 0; lane < lanes; lane += L) {
     std::int64_t s = first, tap = 0;
     for (std::int64_t k = first * taps; k < last * taps; k += L) {
       const auto mask = mask_between<C>(0, last * taps - k);
       Vector<C> square[L];
       for (std::int64_t i = 0; i < L; ++i) {
-        square[i] = lane + i < lanes.count ? load_masked(w + (lane + i) * lanes.step + k, mask)
-                                           : Vector<C>{};
+        square[i] = lane + i < lanes ? load_masked(w + (lane + i) * gather.w_filled + k, mask)
+                                     : Vector<C>{};
       }
       transpose<C>(square);
       for (std::int64_t i = 0; i < L && k + i < last * taps; ++i) {
-        store(panels + (tap * gather.source_channels + s) * lanes.padded + lane, square[i]);
+        store(panels + (tap * gather.source_channels + s) * padded + lane, square[i]);
         if (++tap == taps) {
           tap = 0;
           ++s;
@@ -104,29 +85,25 @@ template <class T>
 inline void pack_slice(const Gather& gather, std::int64_t group,
                        const LaneBlocks<Compute<T>>& blocks, std::int64_t block, std::int64_t first,
                        std::int64_t last, Compute<T>* panels) {
-  const WeightLanes lanes = weight_lanes(gather, blocks, block);
-  const std::int64_t origin = gather.weight_offset(group, blocks.first(block)),
+  const std::int64_t lanes = blocks.size(block), padded = blocks.padded_size(block),
                      width = gather.columns.kernel_size;
-  const T* w = static_cast<const T*>(gather.w) + origin;
-  if (lanes.even && gather.w_column == 1 && gather.w_row == width &&
-      gather.w_source == gather.kernel_area()) {
-    return pack_runs(gather, lanes, w, first, last, panels);
+  const T* w = static_cast<const T*>(gather.w) + group * gather.w_group +
+               blocks.first(block) * gather.w_filled;
+  if (gather.w_column == 1 && gather.w_row == width && gather.w_source == gather.kernel_area()) {
+    return pack_runs(gather, lanes, padded, w, first, last, panels);
   }
   for (std::int64_t kh = 0; kh < gather.rows.kernel_size; ++kh) {
     for (std::int64_t kw = 0; kw < width; ++kw) {
       const T* tap = w + kh * gather.w_row + kw * gather.w_column;
-      Compute<T>* panel = panels + (kh * width + kw) * gather.source_channels * lanes.padded;
-      if (lanes.even && gather.w_source == 1) {
-        transpose_matrix(tap + first, lanes.step, lanes.count, last - first,
-                         panel + first * lanes.padded, lanes.padded);
+      Compute<T>* panel = panels + (kh * width + kw) * gather.source_channels * padded;
+      if (gather.w_source == 1) {
+        transpose_matrix(tap + first, gather.w_filled, lanes, last - first, panel + first * padded,
+                         padded);
         continue;
       }
       for (std::int64_t s = first; s < last; ++s) {
-        for (std::int64_t lane = 0; lane < lanes.count; ++lane) {
-          const std::int64_t offset =
-              lanes.even ? lane * lanes.step
-                         : gather.weight_offset(group, blocks.first(block) + lane) - origin;
-          panel[s * lanes.padded + lane] = to_compute(tap[offset + s * gather.w_source]);
+        for (std::int64_t lane = 0; lane < lanes; ++lane) {
+          panel[s * padded + lane] = to_compute(tap[lane * gather.w_filled + s * gather.w_source]);
         }
       }
     }
@@ -152,7 +129,7 @@ inline void pack_weights(const Gather& gather, const LaneWorkspace<Compute<T>>& 
   using C = Compute<T>;
   const LaneBlocks<C>& blocks = plan.blocks();
   constexpr std::int64_t kSources = 16;  // source channels per item
-  const std::int64_t slices = (gather.source_channels + kSources - 1) / kSources;
+  const std::int64_t slices = ceil_divide(gather.source_channels, kSources);
   const std::int64_t cost = kSources * gather.kernel_area() * blocks.full;
   parallel_for(gather.groups * blocks.count() * slices, cost, [&](std::int64_t item, int) {
     const std::int64_t first = item % slices * kSources, block = item / slices % blocks.count();

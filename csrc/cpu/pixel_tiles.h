@@ -14,7 +14,7 @@ struct PixelRun {
 constexpr std::int64_t kPixelsPerRun = 168;  // a multiple of every kTileRows
 
 inline std::int64_t runs_of(const AxisClass& rows, const AxisClass& columns) {
-  return (rows.count * columns.count + kPixelsPerRun - 1) / kPixelsPerRun;
+  return ceil_divide(rows.count * columns.count, kPixelsPerRun);
 }
 
 inline std::int64_t count_runs(const Gather& gather) {

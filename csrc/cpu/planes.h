@@ -62,17 +62,17 @@ class PlanesKernel {
     std::int64_t weights() const {
       return gather.groups * padded_filled * gather.source_channels * gather.kernel_area();
     }
-    std::int64_t biases() const { return (gather.groups * padded_filled + L - 1) / L * L; }
+    std::int64_t biases() const { return round_up(gather.groups * padded_filled, L); }
     std::int64_t offset_count() const { return chunk * gather.kernel_area(); }
     std::int64_t shared_elements() const {
-      return (weights() + L - 1) / L * L + biases() +
+      return round_up(weights(), L) + biases() +
              offset_count() * static_cast<std::int64_t>(sizeof(std::int64_t) / sizeof(C));
     }
     std::int64_t source_elements() const {
       return groups * chunk * source.channel_step(rows) + source.pitch() + 2 * L;
     }
     // Sums of one channel: a plane for each class.
-    std::int64_t plane_elements() const { return ceil_divide(rows * source.pitch(), L) * L + L; }
+    std::int64_t plane_elements() const { return round_up(rows * source.pitch(), L) + L; }
     std::int64_t channel_elements() const { return classes() * plane_elements(); }
     std::int64_t sum_elements() const {
       return (groups - 1) * gather.filled_channels * channel_elements() +
@@ -101,7 +101,7 @@ class PlanesKernel {
       : gather_(gather), plan_(gather), workspace_(workspace) {}
 
   C* weights() const { return workspace_.shared<C>(); }
-  C* biases() const { return weights() + (plan_.weights() + L - 1) / L * L; }
+  C* biases() const { return weights() + round_up(plan_.weights(), L); }
   std::int64_t* offsets() const {
     return static_cast<std::int64_t*>(static_cast<void*>(biases() + plan_.biases()));
   }

@@ -115,8 +115,6 @@ class PlanesWeightKernel {
   // Of the elements of w that the steps are, from the first.
   std::int64_t* w_offsets() const { return offsets() + plan_.steps(); }
 
-  static std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
   void run_all() {
     write_tables();
     const std::int64_t cost = gather_.batch * gather_.filled_area() * plan_.groups * plan_.filled *
@@ -129,9 +127,9 @@ class PlanesWeightKernel {
       C* y = x + (plan_.samples * plan_.x_elements() + plan_.x.pitch() + 3 * L - 1) / L * L;
       C* totals = y + plan_.samples * plan_.y_elements();
       C* lines = totals + plan_.total_elements();
-      run_item({group, least(plan_.groups, gather_.groups - group), channel,
-                least(plan_.channels, gather_.source_channels - channel), filled,
-                least(plan_.filled, gather_.filled_channels - filled), x, y, totals, lines,
+      run_item({group, smaller(plan_.groups, gather_.groups - group), channel,
+                smaller(plan_.channels, gather_.source_channels - channel), filled,
+                smaller(plan_.filled, gather_.filled_channels - filled), x, y, totals, lines,
                 lines + plan_.lines_elements()});
     });
   }
@@ -164,8 +162,8 @@ class PlanesWeightKernel {
     for (std::int64_t n = 0; n < gather_.batch; n += plan_.samples) {
       for (std::int64_t block = 0; block < plan_.row_blocks; ++block) {
         const std::int64_t row = block * plan_.rows;
-        add_block(item, n, least(plan_.samples, gather_.batch - n), row,
-                  least(plan_.rows, y_rows().count - row));
+        add_block(item, n, smaller(plan_.samples, gather_.batch - n), row,
+                  smaller(plan_.rows, y_rows().count - row));
       }
     }
     for (std::int64_t g = 0; g < item.groups; ++g) {

@@ -1,18 +1,10 @@
 #include "cpu/taps.h"
 
 #include <algorithm>
-#include <utility>
+
+#include "cpu/integers.h"
 
 namespace handconv {
-namespace {
-
-// Rounded towards minus infinity, for a positive divisor.
-std::int64_t floor_divide(std::int64_t a, std::int64_t b) {
-  return a >= 0 ? a / b : -((-a + b - 1) / b);
-}
-
-}  // namespace
-
 AxisTaps::AxisTaps(const Axis& axis, Slot filled) : kernel_size(axis.kernel) {
   const bool forward = filled == Slot::kOutput;
   source_size = forward ? axis.input : axis.output;
@@ -30,7 +22,7 @@ AxisTaps::AxisTaps(const Axis& axis, Slot filled) : kernel_size(axis.kernel) {
         tap_storage_.push_back({k, (first - reach) / axis.stride});
       }
     }
-    const std::int64_t count = (filled_size - first + step - 1) / step;
+    const std::int64_t count = ceil_divide(filled_size - first, step);
     const auto taps = static_cast<std::int64_t>(tap_storage_.size()) - tap_begin;
     class_storage_.push_back(
         {first, step, count, forward ? axis.stride : 1, {tap_storage_.data() + tap_begin, taps}});
@@ -54,7 +46,6 @@ Gather::Gather(const Problem& problem, const Buffers& buffers)
   const WeightStrides& strides = problem.w_strides;
   source_channels = forward ? geometry.in_channels_per_group() : geometry.out_channels_per_group();
   filled_channels = forward ? geometry.out_channels_per_group() : geometry.in_channels_per_group();
-  group_channels = filled_channels;
   source_strides = forward ? problem.x_strides() : problem.y_strides();
   filled_strides = forward ? problem.y_strides() : problem.x_strides();
   w_group = geometry.out_channels_per_group() * strides.out_channel;
@@ -64,12 +55,6 @@ Gather::Gather(const Problem& problem, const Buffers& buffers)
   w_column = strides.column;
   source = forward ? buffers.x : buffers.y;
   filled = forward ? buffers.y : buffers.x;
-}
-
-Gather Gather::with_groups_as_channels() && {
-  filled_channels = groups * group_channels;
-  groups = 1;
-  return std::move(*this);
 }
 
 Range outputs_inside(const Axis& axis, std::int64_t k) {

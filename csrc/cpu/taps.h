@@ -60,13 +60,8 @@ class AxisTaps {
 struct Gather {
   Gather(const Problem& problem, const Buffers& buffers);
 
-  // The same with all groups as one, whose filled channels are those of every group in turn: for
-  // kernels whose lanes run over several groups.
-  Gather with_groups_as_channels() &&;
-
   std::int64_t batch, groups;
   std::int64_t source_channels, filled_channels;  // per group
-  std::int64_t group_channels;  // filled channels that read the same source channels
   AxisTaps rows, columns;
   ImageStrides source_strides, filled_strides;
   std::int64_t w_group, w_filled, w_source, w_row, w_column;  // strides of w in elements
@@ -78,13 +73,6 @@ struct Gather {
   std::int64_t kernel_area() const { return rows.kernel_size * columns.kernel_size; }
   std::int64_t source_area() const { return rows.source_size * columns.source_size; }
   std::int64_t filled_area() const { return rows.filled_size * columns.filled_size; }
-  // Of a filled channel, in elements of w and as a channel of the source.
-  std::int64_t weight_offset(std::int64_t group, std::int64_t channel) const {
-    return (group + channel / group_channels) * w_group + channel % group_channels * w_filled;
-  }
-  std::int64_t first_source(std::int64_t group, std::int64_t channel) const {
-    return (group + channel / group_channels) * source_channels;
-  }
   // Multiply-adds per filled element; an estimate, made for sharing out work.
   std::int64_t cost_per_element() const { return source_channels * kernel_area(); }
 };

@@ -132,7 +132,7 @@ struct LaneBlocks {
   std::int64_t channels;
   std::int64_t full = kLargest;  // channels of a full block
 
-  std::int64_t count() const { return (channels + full - 1) / full; }
+  std::int64_t count() const { return ceil_divide(channels, full); }
   std::int64_t first(std::int64_t block) const { return block * full; }
   std::int64_t size(std::int64_t block) const {
     const std::int64_t rest = channels - first(block);

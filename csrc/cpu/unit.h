@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cpu/integers.h"
 #include "cpu/kernels.h"
 #include "cpu/rules.h"
 #include "cpu/scalar.h"

@@ -89,7 +89,7 @@ struct RowTiles {
 
   // Tiles of even sizes keep enough sums in flight in each; tiles that are taken in twos are better
   // full.
-  RowTiles(std::int64_t rows, bool even) : channels(rows), count((rows + kRowTile - 1) / kRowTile) {
+  RowTiles(std::int64_t rows, bool even) : channels(rows), count(ceil_divide(rows, kRowTile)) {
     size = even ? rows / count : kRowTile;
     extra = even ? rows % count : 0;
   }
@@ -108,7 +108,7 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
   using C = Compute<T>;
   constexpr int L = kLanes<C>;
   // A tile takes half of 16 lanes, or several vectors of few lanes.
-  constexpr int kSlot = L < 8 ? L : 8, kTiles = L / kSlot, kParts = (kRowTile + L - 1) / L;
+  constexpr int kSlot = L < 8 ? L : 8, kTiles = L / kSlot, kParts = ceil_divide(kRowTile, L);
   window.for_each_run([&](const T* source, std::int64_t pixel, std::int64_t count) {
     for (std::int64_t tile = 0; tile < tiles.count; tile += kTiles) {
       for (std::int64_t p = 0; p < count; p += L) {

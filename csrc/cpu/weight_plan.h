@@ -7,12 +7,6 @@
 // only where patches are too few for threads to share; then every chunk has totals of its own,
 // which are added in order at the end.
 
-inline std::int64_t parts_of(std::int64_t whole, std::int64_t part) {
-  return (whole + part - 1) / part;
-}
-inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
 inline Range intersection(const Range& a, const Range& b) {
   const std::int64_t first = larger(a.first, b.first), last = smaller(a.last, b.last);
   return {first, larger(first, last)};
@@ -96,16 +90,16 @@ struct WeightPlan {
   }
 
   void choose_patches() {
-    const std::int64_t most_blocks = parts_of(lane_channels, LaneBlocks<C>::kLargest);
-    const std::int64_t vectors = parts_of(lane_channels, most_blocks * kLanes<C>);
+    const std::int64_t most_blocks = ceil_divide(lane_channels, LaneBlocks<C>::kLargest);
+    const std::int64_t vectors = ceil_divide(lane_channels, most_blocks * kLanes<C>);
     blocks = LaneBlocks<C>{lane_channels, vectors * kLanes<C>};
     // Each lane block of a patch shares the packing of its rows, and each row that of its lanes.
     // That is most of what a kernel of one tap does besides multiplying.
     const bool one_tap = taps() == 1;
     const std::int64_t wanted_blocks = larger(1, (one_tap ? 256 : 64) / blocks.full);
-    lane_parts = parts_of(blocks.count(), wanted_blocks);
-    patch_blocks = parts_of(blocks.count(), lane_parts);
-    lane_parts = parts_of(blocks.count(), patch_blocks);
+    lane_parts = ceil_divide(blocks.count(), wanted_blocks);
+    patch_blocks = ceil_divide(blocks.count(), lane_parts);
+    lane_parts = ceil_divide(blocks.count(), patch_blocks);
     if (merges_columns) {
       row_parts = 1;
       patch_rows = row_channels;
@@ -115,13 +109,13 @@ struct WeightPlan {
     const std::int64_t most_rows =
         larger(kRowTile, kTotalBytes / static_cast<std::int64_t>(sizeof(C)) /
                              (patch_blocks * blocks.full * taps()));
-    row_parts = parts_of(row_channels, smaller(most_rows, one_tap ? 256 : 64));
+    row_parts = ceil_divide(row_channels, smaller(most_rows, one_tap ? 256 : 64));
     const std::int64_t fewest_rows = one_tap ? 128 : 32;
     while (patches() < kEnoughItems && row_channels >= 2 * row_parts * fewest_rows) row_parts *= 2;
     // An even number of items shares out evenly.
     if (patches() % 2 == 1 && patches() > 1 && row_channels >= (row_parts + 1) * 16) ++row_parts;
-    patch_rows = parts_of(row_channels, row_parts);
-    row_parts = parts_of(row_channels, patch_rows);
+    patch_rows = ceil_divide(row_channels, row_parts);
+    row_parts = ceil_divide(row_channels, patch_rows);
   }
 
   void choose_chunks() {
@@ -132,24 +126,24 @@ struct WeightPlan {
       while (patches() * most < kEnoughItems && row_channels >= 2 * row_parts * kFewestRows) {
         row_parts *= 2;
       }
-      patch_rows = parts_of(row_channels, row_parts);
-      row_parts = parts_of(row_channels, patch_rows);
+      patch_rows = ceil_divide(row_channels, row_parts);
+      row_parts = ceil_divide(row_channels, patch_rows);
     }
-    chunks = smaller(parts_of(kEnoughItems, patches()), most);
+    chunks = smaller(ceil_divide(kEnoughItems, patches()), most);
   }
 
   void choose_strips() {
     constexpr std::int64_t kBytes = 400 << 10, kMostColumns = 1024;
     const std::int64_t pixel_bytes = (patch_blocks * blocks.full + patch_rows) * sizeof(C);
     const std::int64_t pixels = larger(kBlockPixels, kBytes / pixel_bytes);
-    const std::int64_t chunk_rows = parts_of(g.height.output, chunks);
-    strip_columns = parts_of(g.width.output, parts_of(g.width.output, kMostColumns));
+    const std::int64_t chunk_rows = ceil_divide(g.height.output, chunks);
+    strip_columns = ceil_divide(g.width.output, ceil_divide(g.width.output, kMostColumns));
     // Rows above and below a strip are packed again for its neighbours.
     const std::int64_t halo = g.height.receptive_field() - 1;
     strip_rows = larger(pixels / strip_columns,
                         smaller(2 * halo / g.height.stride, 4 * kMostColumns / strip_columns));
     strip_rows = larger(1, smaller(strip_rows, chunk_rows));
-    strip_rows = parts_of(chunk_rows, parts_of(chunk_rows, strip_rows));
+    strip_rows = ceil_divide(chunk_rows, ceil_divide(chunk_rows, strip_rows));
     y_pixels = strip_rows * strip_columns;
     x_pixels = largest_window(g.height, strip_rows, false) *
                largest_window(g.width, strip_columns, merges_columns);

@@ -55,7 +55,7 @@ class WinogradKernel {
   static std::int64_t image_scratch(const Plan& plan) {
     const std::int64_t source = WinogradSource<T, kOutputs>::scratch_elements(plan.strip);
     const std::int64_t filled = WinogradFilled<T, kOutputs>::scratch_elements(plan.strip);
-    return Plan::quotient(source > filled ? source : filled, Plan::kPadding) * Plan::kPadding;
+    return round_up(larger(source, filled), Plan::kPadding);
   }
 
   void run_with_kept_weights() const {

@@ -19,17 +19,17 @@ struct WinogradPlan {
   bool keeps_weights;  // transformed once and kept, or again for every strip
 
   explicit WinogradPlan(const Gather& gather)
-      : grid{(gather.rows.filled_size + kOutputs - 1) / kOutputs,
-             (gather.columns.filled_size + kOutputs - 1) / kOutputs},
+      : grid{ceil_divide(gather.rows.filled_size, kOutputs),
+             ceil_divide(gather.columns.filled_size, kOutputs)},
         groups(gather.groups),
         tiles(gather.batch * grid.per_sample()),
         sources(gather.source_channels) {
-    chunks = quotient(sources, kMostChunk);
-    chunk = quotient(quotient(sources, chunks), kLanes<C>) * kLanes<C>;
-    chunks = quotient(sources, chunk);
-    const std::int64_t vectors = quotient(gather.filled_channels, kLanes<C>);
-    const std::int64_t blocks = quotient(vectors, kBlockVectors);
-    block_lanes = quotient(vectors, blocks) * kLanes<C>;
+    chunks = ceil_divide(sources, kMostChunk);
+    chunk = round_up(ceil_divide(sources, chunks), kLanes<C>);
+    chunks = ceil_divide(sources, chunk);
+    const std::int64_t vectors = ceil_divide(gather.filled_channels, kLanes<C>);
+    const std::int64_t blocks = ceil_divide(vectors, kBlockVectors);
+    block_lanes = ceil_divide(vectors, blocks) * kLanes<C>;
 
     // U of all blocks stays in the second-level cache beside V and M of a strip.
     const std::int64_t weight_bytes = groups * blocks * chunks * weight_elements() * kSize;
@@ -38,13 +38,13 @@ struct WinogradPlan {
         kPoints * kSize * (block_lanes + (keeps_weights ? chunks * chunk : 0));
     const std::int64_t most = kStripBytes / tile_bytes < 1 ? 1 : kStripBytes / tile_bytes;
     const std::int64_t items = keeps_weights ? groups : groups * blocks;
-    const std::int64_t wanted = quotient(kItems, items);
-    strips_per_span = quotient(grid.per_sample(), most);
+    const std::int64_t wanted = ceil_divide(kItems, items);
+    strips_per_span = ceil_divide(grid.per_sample(), most);
     if (strips_per_span < wanted) strips_per_span = wanted;
     if (strips_per_span > 1) {
       strips_per_span += strips_per_span % 2;
-      strip = quotient(grid.per_sample(), strips_per_span);
-      strips_per_span = quotient(grid.per_sample(), strip);
+      strip = ceil_divide(grid.per_sample(), strips_per_span);
+      strips_per_span = ceil_divide(grid.per_sample(), strip);
       span = grid.per_sample();
     } else {
       const std::int64_t samples = most / grid.per_sample();
@@ -56,7 +56,7 @@ struct WinogradPlan {
   LaneBlocks<C> blocks(std::int64_t filled_channels) const {
     return {filled_channels, block_lanes};
   }
-  std::int64_t strips() const { return quotient(tiles, span) * strips_per_span; }
+  std::int64_t strips() const { return ceil_divide(tiles, span) * strips_per_span; }
   std::int64_t first_tile(std::int64_t index) const {
     return index / strips_per_span * span + index % strips_per_span * strip;
   }
@@ -86,8 +86,6 @@ struct WinogradPlan {
     const std::int64_t most = kPassBytes / (groups * v_strip() * kSize);
     return most < 2 ? 2 : most;
   }
-
-  static std::int64_t quotient(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
  private:
   static constexpr std::int64_t kSize = sizeof(C);

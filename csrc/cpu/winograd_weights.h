@@ -12,7 +12,7 @@ struct WeightPanels {
     const int rest = vectors - panel * kTileVectors;
     return rest < kTileVectors ? rest : kTileVectors;
   }
-  int panels() const { return (vectors + kTileVectors - 1) / kTileVectors; }
+  int panels() const { return ceil_divide(vectors, kTileVectors); }
   std::int64_t panel(int index) const { return index * kTileVectors * kLanes<C> * sources; }
   // Points lie a cache line further apart than their matrices are large: what is written to all of
   // them at once would otherwise fall into the same set of the cache.

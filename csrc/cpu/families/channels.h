@@ -7,7 +7,6 @@
 #include "cpu/pixel_tiles.h"
 #include "cpu/lanes.h"
 #include "cpu/channels.h"
-#include "cpu/division.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/gemm_plan.h"
 #include "cpu/gemm_images.h"

@@ -3,7 +3,6 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/division.h"
 #include "cpu/grouped_weight.h"
 #include "rows.h"
 // clang-format on

@@ -4,7 +4,6 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/division.h"
 #include "cpu/padded_planes.h"
 #include "cpu/plane_tiles.h"
 #include "cpu/plane_weights.h"
