@@ -188,6 +188,9 @@ def _pair(function: str, name: str, value: Any) -> Sequence[int]:
     """One number for both axes, or a sequence of one or two."""
     if type(value) is int:
         return (value, value)
+    # What modules pass, and what a small convolution has no time to look at twice.
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value
     if isinstance(value, (tuple, list)):
         if len(value) not in (1, 2):
             raise RuntimeError(
