@@ -29,6 +29,13 @@ import handconv
 ALGORITHMS = tuple(name for name in handconv.algorithms() if name != "winograd")
 CASES = {case.name: case for case in SMALL_CASES}
 
+# Small enough for numerical derivatives.
+TINY_CASES = [
+    Case("everything", 2, 2, 4, 5, 4, (2, 2), (2, 1), (1, 1), (2, 1), groups=2, has_bias=True),
+    Case("stride with a rest", 1, 2, 4, 6, 2, (1, 3), (2, 2)),
+    Case("depthwise", 1, 2, 3, 3, 4, (3, 3), padding=(1, 1), groups=2, has_bias=True),
+]
+
 # Large enough for every thread to get work, and for sums and images to be cut into blocks.
 LARGE_CASES = [
     Case("dense, large", 2, 130, 12, 29, 40, (3, 3), padding=(1, 1), has_bias=True),
@@ -268,3 +275,11 @@ def raised(call: object, *args: object, **kwargs: object) -> Exception | None:
 by_slot = pytest.mark.parametrize("slot", ["forward", "input_grad", "weight_grad"])
 by_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 by_layout = pytest.mark.parametrize("layout", MEMORY_FORMATS)
+by_tiny_case = pytest.mark.parametrize("case", TINY_CASES, ids=str)
+
+
+def function_of(case: Case, slot: str, algorithm: str = "auto") -> Callable[..., Tensor]:
+    """The op as a function of tensors alone: two operands, and a bias or not."""
+    return lambda first, second, bias=None: run(
+        case, slot, Operands(first, second, bias), algorithm
+    )

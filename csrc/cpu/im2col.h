@@ -55,11 +55,10 @@ class ColumnBlock {
     const Range inside = outputs_inside(g_.width, kw);
     for (std::int64_t p = first_; p < first_ + count_;) {
       const std::int64_t oh = p / g_.width.output, row = oh * g_.width.output;
-      const std::int64_t row_end = row + g_.width.output,
-                         end = first_ + count_ < row_end ? first_ + count_ : row_end;
+      const std::int64_t row_end = row + g_.width.output, end = smaller(first_ + count_, row_end);
       const std::int64_t h = g_.height.input_position(oh, kh);
-      const std::int64_t begin = p - row > inside.first ? p - row : inside.first;
-      const std::int64_t last = end - row < inside.last ? end - row : inside.last;
+      const std::int64_t begin = larger(p - row, inside.first);
+      const std::int64_t last = smaller(end - row, inside.last);
       if (0 <= h && h < g_.height.input && begin < last) {
         const std::int64_t w = g_.width.input_position(begin, kw);
         visit(Segment{row + begin - first_, last - begin, h * strides_.row + w * strides_.column});
@@ -105,7 +104,7 @@ constexpr std::int64_t kPixelLanes = kTileVectors * kLanes<C>;
 template <class C, int R>
 HANDCONV_INLINE void find_rows(const C* matrix, std::int64_t row, std::int64_t count,
                                std::int64_t depth, const C* (&rows)[R]) {
-  for (int r = 0; r < R; ++r) rows[r] = matrix + (row + r < count ? row + r : count - 1) * depth;
+  for (int r = 0; r < R; ++r) rows[r] = matrix + (smaller(row + r, count - 1)) * depth;
 }
 
 template <class T>
@@ -115,12 +114,9 @@ class Im2colKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Geometry& g = problem.geometry;
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
     const std::int64_t matrix = g.out_channels * g.in_channels_per_group() * g.kernel_area();
     const std::int64_t panel = channels_per_panel(g) * g.kernel_area() * kPixelLanes<C>;
-    return {bytes(matrix), bytes(panel + g.out_channels_per_group() * kPixelLanes<C>)};
+    return {bytes_of<C>(matrix), bytes_of<C>(panel + g.out_channels_per_group() * kPixelLanes<C>)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -137,20 +133,17 @@ class Im2colKernel {
   // Input channels whose rows of X make a panel, which is to stay in L2 beside its block of sums.
   static std::int64_t channels_per_panel(const Geometry& g) {
     constexpr std::int64_t kDepth = 1024;
-    const std::int64_t channels = kDepth / g.kernel_area();
-    return channels < 1                           ? 1
-           : channels < g.in_channels_per_group() ? channels
-                                                  : g.in_channels_per_group();
+    return larger(1, smaller(kDepth / g.kernel_area(), g.in_channels_per_group()));
   }
 
   void run_all() {
     pack_weight_matrix(problem_, static_cast<const T*>(buffers_.w), false, workspace_.shared<C>());
-    const std::int64_t blocks = (g_.output_area() + kPixelLanes<C> - 1) / kPixelLanes<C>;
+    const std::int64_t blocks = ceil_divide(g_.output_area(), kPixelLanes<C>);
     const std::int64_t cost = kPixelLanes<C> * g_.out_channels_per_group() *
                               g_.in_channels_per_group() * g_.kernel_area();
     parallel_for(g_.batch * g_.groups * blocks, cost, [&](std::int64_t item, int thread) {
       const std::int64_t first = item % blocks * kPixelLanes<C>, rest = g_.output_area() - first;
-      const ColumnBlock<T> columns(problem_, first, rest < kPixelLanes<C> ? rest : kPixelLanes<C>);
+      const ColumnBlock<T> columns(problem_, first, smaller(rest, kPixelLanes<C>));
       fill_pixels(item / blocks / g_.groups, item / blocks % g_.groups, first, columns,
                   workspace_.of_thread<C>(thread));
     });
@@ -164,7 +157,7 @@ class Im2colKernel {
     C* sums = panel + step * taps * kPixelLanes<C>;
     start_with_bias(group, sums);
     for (std::int64_t ic = 0; ic < channels; ic += step) {
-      const std::int64_t count = ic + step < channels ? step : channels - ic;
+      const std::int64_t count = smaller(step, channels - ic);
       pack_panel(n, group, ic, count, columns, panel);
       const C* matrix = workspace_.shared<C>() +
                         group * g_.out_channels_per_group() * channels * taps + ic * taps;

@@ -9,12 +9,10 @@ class Im2colInputKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Geometry& g = problem.geometry;
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
     const std::int64_t matrix = g.out_channels * g.in_channels_per_group() * g.kernel_area();
     const std::int64_t panel = g.out_channels_per_group() * kPixelLanes<C>;
-    return {bytes(matrix), bytes(panel + kPixelLanes<C> + channels_per_item(g) * g.input_area())};
+    return {bytes_of<C>(matrix),
+            bytes_of<C>(panel + kPixelLanes<C> + channels_per_item(g) * g.input_area())};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -31,10 +29,7 @@ class Im2colInputKernel {
   // As many as keep their planes in L2.
   static std::int64_t channels_per_item(const Geometry& g) {
     constexpr std::int64_t kElements = 32768;
-    const std::int64_t channels = kElements / g.input_area();
-    return channels < 1                           ? 1
-           : channels < g.in_channels_per_group() ? channels
-                                                  : g.in_channels_per_group();
+    return larger(1, smaller(kElements / g.input_area(), g.in_channels_per_group()));
   }
 
   void run_all() {
@@ -45,8 +40,8 @@ class Im2colInputKernel {
         step * g_.kernel_area() * g_.output_area() * g_.out_channels_per_group();
     parallel_for(g_.batch * g_.groups * parts, cost, [&](std::int64_t item, int thread) {
       const std::int64_t first = item % parts * step, rest = g_.in_channels_per_group() - first;
-      fill_channels(item / parts / g_.groups, item / parts % g_.groups, first,
-                    rest < step ? rest : step, workspace_.of_thread<C>(thread));
+      fill_channels(item / parts / g_.groups, item / parts % g_.groups, first, smaller(rest, step),
+                    workspace_.of_thread<C>(thread));
     });
   }
 
@@ -58,8 +53,7 @@ class Im2colInputKernel {
     for (std::int64_t i = 0; i < count * g_.input_area(); ++i) planes[i] = 0;
     for (std::int64_t first = 0; first < g_.output_area(); first += kPixelLanes<C>) {
       const std::int64_t rest = g_.output_area() - first;
-      const ColumnBlock<T> columns(plane_problem_, first,
-                                   rest < kPixelLanes<C> ? rest : kPixelLanes<C>);
+      const ColumnBlock<T> columns(plane_problem_, first, smaller(rest, kPixelLanes<C>));
       pack_pixels(n, group, first, columns.count(), panel);
       add_columns(group, ic, count, columns, panel, row, planes);
     }
@@ -139,12 +133,9 @@ class Im2colWeightKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Geometry& g = problem.geometry;
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
     const std::int64_t pixels = packs(problem) ? kPixels * g.out_channels_per_group() : 0;
     const std::int64_t rows = channels_per_item(g) * g.kernel_area();
-    return {0, bytes(rows * (kPixels + padded_channels(g)) + pixels)};
+    return {0, bytes_of<C>(rows * (kPixels + padded_channels(g)) + pixels)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -167,10 +158,7 @@ class Im2colWeightKernel {
   }
   static std::int64_t channels_per_item(const Geometry& g) {
     constexpr std::int64_t kRows = 48;
-    const std::int64_t channels = kRows / g.kernel_area();
-    return channels < 1                           ? 1
-           : channels < g.in_channels_per_group() ? channels
-                                                  : g.in_channels_per_group();
+    return larger(1, smaller(kRows / g.kernel_area(), g.in_channels_per_group()));
   }
 
   void run_all() {
@@ -180,8 +168,7 @@ class Im2colWeightKernel {
         g_.batch * g_.output_area() * step * g_.kernel_area() * g_.out_channels_per_group();
     parallel_for(g_.groups * parts, cost, [&](std::int64_t item, int thread) {
       const std::int64_t first = item % parts * step, rest = g_.in_channels_per_group() - first;
-      fill_channels(item / parts, first, rest < step ? rest : step,
-                    workspace_.of_thread<C>(thread));
+      fill_channels(item / parts, first, smaller(rest, step), workspace_.of_thread<C>(thread));
     });
   }
 
@@ -193,7 +180,7 @@ class Im2colWeightKernel {
     for (std::int64_t n = 0; n < g_.batch; ++n) {
       for (std::int64_t first = 0; first < g_.output_area(); first += kPixels) {
         const std::int64_t rest = g_.output_area() - first;
-        const ColumnBlock<T> columns(problem_, first, rest < kPixels ? rest : kPixels);
+        const ColumnBlock<T> columns(problem_, first, smaller(rest, kPixels));
         pack_rows(n, group, ic, count, columns, rows);
         const PixelImage<C> y = pixels_of_y(n, group, columns, first, totals + depth * padded);
         for (std::int64_t block = 0; block < blocks_.count(); ++block) {

@@ -1,6 +1,7 @@
 // Small arithmetic on sizes and offsets. Divisors are positive.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace handconv {
@@ -13,5 +14,10 @@ constexpr std::int64_t floor_divide(std::int64_t a, std::int64_t b) {
   return a >= 0 ? a / b : -ceil_divide(-a, b);
 }
 constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_divide(a, b) * b; }
+
+template <class E>
+constexpr std::size_t bytes_of(std::int64_t elements) {
+  return static_cast<std::size_t>(elements) * sizeof(E);
+}
 
 }  // namespace handconv
