@@ -46,7 +46,12 @@ class GemmKernel {
         plan_(gather),
         workspace_(workspace),
         bias_(workspace.shared<C>()),
-        shared_(bias_ + plan_.bias_size()) {}
+        shared_(bias_ + plan_.bias_size()) {
+    for (int r = 0; r < kGemmRows; ++r) {
+      channel_offsets_[r] = r * gather.filled_strides.channel;
+      tile_offsets_[r] = r * kLanesOfPanel;
+    }
+  }
 
   void run_all() {
     pack_bias();
@@ -157,12 +162,8 @@ class GemmKernel {
   // KiB apart would push each other out of the cache.
   bool in_place(const GemmClass& part) const {
     if (!kPixelsAreRows || !std::is_same_v<T, C> || plan_.images_are_shared()) return false;
-    const AxisClass &rows = *part.rows, &columns = *part.columns;
     const std::int64_t pitch = gather_.source_strides.column * static_cast<std::int64_t>(sizeof(C));
-    return part.taps == 1 && rows.taps[0].offset == 0 && columns.taps[0].offset == 0 &&
-           rows.source_step == 1 && columns.source_step == 1 && part_is_dense(part) &&
-           rows.count == gather_.rows.source_size && columns.count == gather_.columns.source_size &&
-           pitch % 2048 != 0;
+    return pitch % 2048 != 0 && covers_image(part, source_image(0, 0));
   }
   const C* image_in_place(const Item& item, std::int64_t pixel, std::int64_t channel) const {
     if constexpr (std::is_same_v<T, C>) {
@@ -236,6 +237,9 @@ class GemmKernel {
     const std::int64_t panels = ceil_divide(lanes, kLanesOfPanel);
     const std::int64_t pitch =
         in_place(part) ? gather_.source_strides.column : part.template pitch<C>();
+    bool sees_image[StripPixels::kMost];
+    for (std::int64_t tile = 0; kPixelsAreRows && tile < tiles.parts; ++tile)
+      sees_image[tile] = any_of(inside + tiles.first(tile), tiles.size(tile));
     const C* row_operand = kPixelsAreRows ? image : weight;
     const C* lane_operand = kPixelsAreRows ? weight : image;
     const auto visit = [&](std::int64_t tile, std::int64_t panel) {
@@ -247,8 +251,9 @@ class GemmKernel {
                      nullptr,
                      0,
                      nullptr,
+                     nullptr,
                      {}};
-      if (kPixelsAreRows && !any_of(inside + r0, tiles.size(tile))) {
+      if (kPixelsAreRows && !sees_image[tile]) {
         if (block > 0 && block < part.blocks - 1) return;
         job.depth = 0;
       }
@@ -282,24 +287,21 @@ class GemmKernel {
     } else if (gather_.bias) {
       start_with_bias(item, r0, rows, l0, scratch.start, job);
     }
-    C* targets[kGemmRows];
-    job.targets = targets;
     T* filled =
         static_cast<T*>(gather_.filled) + n * gather_.filled_strides.sample +
         (gather_.filled_channels * item.group + item.channel) * gather_.filled_strides.channel;
     const bool is_last = block == part.blocks - 1;
     if constexpr (std::is_same_v<T, C>) {
       if (is_last && (kPixelsAreRows || part_is_dense(part))) {
-        for (std::int64_t r = 0; r < rows; ++r) {
-          targets[r] = kPixelsAreRows
-                           ? filled + pixels.target[r0 + r] + l0
-                           : filled + (r0 + r) * gather_.filled_strides.channel + pixels.target[l0];
-        }
+        job.target =
+            kPixelsAreRows ? filled + l0 : filled + r0 * channel_offsets_[1] + pixels.target[l0];
+        job.offsets = kPixelsAreRows ? pixels.target + r0 : channel_offsets_;
         return multiply(static_cast<int>(rows), lanes, job);
       }
     }
     C* tile = is_last ? scratch.tile : totals;
-    for (std::int64_t r = 0; r < rows; ++r) targets[r] = tile + r * kLanesOfPanel;
+    job.target = tile;
+    job.offsets = tile_offsets_;
     multiply(static_cast<int>(rows), lanes, job);
     if (is_last) store_tile(part, pixels, tile, r0, rows, l0, lanes, filled);
   }
@@ -344,6 +346,8 @@ class GemmKernel {
   Plan plan_;
   const Workspace& workspace_;
   C *bias_, *shared_;
+  // Of the rows of a tile that is stored as channels, and of one in scratch.
+  std::int64_t channel_offsets_[kGemmRows], tile_offsets_[kGemmRows];
 };
 
 // The kernel of either layout.

@@ -33,6 +33,16 @@ struct SourceImage {
   std::int64_t height, width, channels;
 };
 
+// Whether the only tap of the class sees every pixel of the image, each in its own place.
+template <class T>
+inline bool covers_image(const GemmClass& part, const SourceImage<T>& image) {
+  const auto covers = [](const AxisClass& axis, std::int64_t size) {
+    return axis.step == 1 && axis.source_step == 1 && axis.taps[0].offset == 0 &&
+           axis.count == size;
+  };
+  return part.taps == 1 && covers(*part.rows, image.height) && covers(*part.columns, image.width);
+}
+
 // Pixels are rows of the tile: row[k - first], k = (tap, source channel). Neighbouring columns of
 // taps are one run where their pixels adjoin in memory.
 template <class T>
@@ -166,11 +176,34 @@ class LaneRows {
   Mask<C> masks_[kLanes<C>];
 };
 
+// The same where the only tap sees every pixel in its own place. Channel by channel: vector by
+// vector, each would come from another page.
+template <class T>
+inline void copy_pixel_lanes(const GemmClass& part, const SourceImage<T>& image,
+                             const StripPixels& pixels, const DepthBlock& block,
+                             Compute<T>* packed) {
+  using C = Compute<T>;
+  const T* from = image.data + block.first * image.strides.channel +
+                  pixels.h[0] * image.strides.row + pixels.w[0] * image.strides.column;
+  const std::int64_t whole = pixels.count / kLanes<C> * kLanes<C>;
+  const auto tail = mask_between<C>(0, pixels.count - whole);
+  const auto lanes_of = [&](C* row, std::int64_t p) {
+    return row + p / kPanelLanes<C> * part.block * kPanelLanes<C> + p % kPanelLanes<C>;
+  };
+  for (std::int64_t s = block.first; s < block.last; ++s) {
+    for (std::int64_t p = 0; p < whole; p += kLanes<C>) store(lanes_of(packed, p), load(from + p));
+    if (whole < pixels.count) store(lanes_of(packed, whole), load_masked(from + whole, tail));
+    from += image.strides.channel;
+    packed += kPanelLanes<C>;
+  }
+}
+
 // Pixels are lanes: packed[panel][k - first][lane], k = (source channel, tap).
 template <class T>
 inline void pack_pixel_lanes(const GemmClass& part, const SourceImage<T>& image,
                              const StripPixels& pixels, const DepthBlock& block,
                              Compute<T>* packed) {
+  if (covers_image(part, image)) return copy_pixel_lanes(part, image, pixels, block, packed);
   using C = Compute<T>;
   const std::int64_t plane = image.strides.channel;
   const std::int64_t s_first = block.first / part.taps, s_last = block.last / part.taps;

@@ -22,8 +22,9 @@ struct TileJob {
   std::int64_t depth;
   const C* start;  // null for zeros
   std::int64_t start_pitch;
-  C* const* targets;  // one pointer a row
-  Mask<C> tail;       // lanes of the last vector that are stored
+  C* target;
+  const std::int64_t* offsets;  // of each row, from the target
+  Mask<C> tail;                 // lanes of the last vector that are stored
 };
 
 // sums[v] += *element * lanes[v]
@@ -50,6 +51,12 @@ template <class C, int R, int V>
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
   }
+  // Stores that wait for L3 would hold up the next tile: their lines are asked for here.
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) __builtin_prefetch(job.target + job.offsets[r] + v * kLanes<C>, 1);
+  }
   const std::int64_t pitch = job.row_pitch;
   const C *first = job.rows, *fifth = first + 5 * pitch, *tenth = fifth + 5 * pitch;
   const C* panel = job.panel;
@@ -75,7 +82,7 @@ template <class C, int R, int V>
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       if (job.start) sums[r][v] += load(job.start + r * job.start_pitch + v * kLanes<C>);
-      C* target = job.targets[r] + v * kLanes<C>;
+      C* target = job.target + job.offsets[r] + v * kLanes<C>;
       if (v == V - 1) {
         store_masked(target, sums[r][v], job.tail);
       } else {
