@@ -286,6 +286,9 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("groups 4 of 4", (2, 16, 6, 14), 16, 3, padding=1, groups=4, bias=False),
     _small("groups 3 of 8, stride 2", (1, 24, 7, 8), 24, 3, stride=2, padding=1, groups=3),
     _small("groups 2 of 16, dilated", (1, 32, 8, 9), 32, 3, padding=2, dilation=2, groups=2),
+    _small("groups 6 of 4, stride 2", (2, 24, 9, 19), 24, 3, stride=2, padding=1, groups=6),
+    _small("groups 5 of 8, 5x5", (1, 40, 5, 15), 40, 5, padding=2, groups=5),
+    _small("groups 9 of 2, stride 3", (1, 18, 8, 10), 18, 4, stride=3, padding=2, groups=9),
     _small("groups 4, 1x1", (2, 12, 5, 5), 20, 1, groups=4),
     # Depthwise.
     _small("depthwise 3x3", (1, 20, 9, 14), 20, 3, padding=1, groups=20),

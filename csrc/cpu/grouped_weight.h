@@ -3,11 +3,13 @@
 //
 //     w[g, f, s, tap] = sum over n and pixels of y[n, g, f, pixel] * x[n, g, s, pixel + tap]
 //
-// An item of work is up to 32 output by up to 16 input channels of a group, over all samples. Some
-// rows at a time are copied into scratch, x with zeros where the image is padded: [row][column]
-// [channel], whatever the layout and type. The register tile is V vectors of output channels by S
-// input channels by K taps, 24 sums that stay in registers over the rows of a block: a load of y
-// serves S x K multiply-adds, whose other operand is an element of x broadcast from memory.
+// A unit of work is up to 32 output by up to 16 input channels of a group, over all samples; an
+// item is one unit or, in channels_last, some: neighbours in memory, which share its lines and
+// pages. Some rows at a time are copied into scratch, x with zeros where the image is padded:
+// [row][column] [channel], whatever the layout and type. The register tile is V vectors of output
+// channels by S input channels by K taps, 24 sums that stay in registers over the rows of a block:
+// a load of y serves S x K multiply-adds, whose other operand is an element of x broadcast from
+// memory.
 
 template <class C>
 struct PixelProducts {
@@ -63,7 +65,7 @@ class GroupedWeightKernel {
   using C = Compute<T>;
 
   static WorkspaceSize workspace(const Problem& problem) {
-    const Plan plan(problem.geometry);
+    const Plan plan(problem);
     return {0, static_cast<std::size_t>(plan.thread_elements()) * sizeof(C)};
   }
 
@@ -76,7 +78,8 @@ class GroupedWeightKernel {
 
   // How the work is cut: by the shape of a sample alone.
   struct Plan {
-    explicit Plan(const Geometry& g) {
+    explicit Plan(const Problem& problem) {
+      const Geometry& g = problem.geometry;
       constexpr std::int64_t kBytes = 64 << 10, kPixels = 128;
       vectors = g.out_channels_per_group() > L ? 2 : 1;
       lanes = vectors * L;
@@ -96,21 +99,29 @@ class GroupedWeightKernel {
       source_rows = (rows - 1) * g.height.stride + g.height.receptive_field();
       channel_blocks = ceil_divide(g.in_channels_per_group(), channels);
       filled_blocks = ceil_divide(g.out_channels_per_group(), lanes);
+      units = g.groups * channel_blocks * filled_blocks;
+      constexpr std::int64_t kMostUnits = 4, kEnoughItems = 8;
+      item_units = problem.layout == Layout::kNchw
+                       ? 1
+                       : larger(1, smaller(kMostUnits, units / kEnoughItems));
     }
 
     std::int64_t x_elements() const { return round_up(source_rows * pitch * channels, L) + L * L; }
     std::int64_t y_elements() const { return (rows * width + L) * lanes; }
     std::int64_t total_elements() const { return (channels * area + L) * lanes; }
-    std::int64_t thread_elements() const { return x_elements() + y_elements() + total_elements(); }
+    std::int64_t thread_elements() const {
+      return x_elements() + y_elements() + item_units * total_elements();
+    }
 
     std::int64_t vectors, lanes, tile_channels;
     std::int64_t channels;  // of x, of an item: a multiple of the tile's
     std::int64_t pitch;     // pixels of a row of x in scratch
     std::int64_t rows;      // of y, of a block
     std::int64_t source_rows, width, area, channel_blocks, filled_blocks;
+    std::int64_t units, item_units;
   };
 
-  struct Item {
+  struct Unit {
     std::int64_t group, channel, channels, filled, lanes;  // first and count of either
     C *x, *y, *totals;
   };
@@ -120,23 +131,30 @@ class GroupedWeightKernel {
         g_(problem.geometry),
         buffers_(buffers),
         workspace_(workspace),
-        plan_(problem.geometry) {}
+        plan_(problem) {}
 
   void run_all() const {
     const std::int64_t cost =
-        g_.batch * g_.output_area() * plan_.lanes * plan_.channels * plan_.area;
-    parallel_for(g_.groups * plan_.channel_blocks * plan_.filled_blocks, cost,
+        plan_.item_units * g_.batch * g_.output_area() * plan_.lanes * plan_.channels * plan_.area;
+    parallel_for(ceil_divide(plan_.units, plan_.item_units), cost,
                  [&](std::int64_t index, int thread) {
-                   const std::int64_t channel = index % plan_.channel_blocks * plan_.channels;
-                   const std::int64_t filled =
-                       index / plan_.channel_blocks % plan_.filled_blocks * plan_.lanes;
-                   C* x = workspace_.of_thread<C>(thread);
-                   C* y = x + plan_.x_elements();
-                   run_item({index / plan_.channel_blocks / plan_.filled_blocks, channel,
-                             smaller(plan_.channels, g_.in_channels_per_group() - channel), filled,
-                             smaller(plan_.lanes, g_.out_channels_per_group() - filled), x, y,
-                             y + plan_.y_elements()});
+                   const std::int64_t first = index * plan_.item_units;
+                   run_item(first, smaller(plan_.item_units, plan_.units - first),
+                            workspace_.of_thread<C>(thread));
                  });
+  }
+
+  Unit unit(std::int64_t index, C* x, C* totals) const {
+    const std::int64_t channel = index % plan_.channel_blocks * plan_.channels;
+    const std::int64_t filled = index / plan_.channel_blocks % plan_.filled_blocks * plan_.lanes;
+    return {index / plan_.channel_blocks / plan_.filled_blocks,
+            channel,
+            smaller(plan_.channels, g_.in_channels_per_group() - channel),
+            filled,
+            smaller(plan_.lanes, g_.out_channels_per_group() - filled),
+            x,
+            x + plan_.x_elements(),
+            totals};
   }
 
   // A weight whose input channels are contiguous gets totals in that order.
@@ -146,35 +164,44 @@ class GroupedWeightKernel {
   std::int64_t channel_step() const { return channels_are_inner() ? 1 : plan_.area; }
   std::int64_t tap_step() const { return channels_are_inner() ? plan_.channels : 1; }
 
-  void run_item(const Item& item) const {
-    std::memset(item.totals, 0, static_cast<std::size_t>(plan_.total_elements()) * sizeof(C));
+  void run_item(std::int64_t first, std::int64_t units, C* x) const {
+    C* totals = x + plan_.x_elements() + plan_.y_elements();
+    const auto for_units = [&](const auto& visit) {
+      for (std::int64_t i = 0; i < units; ++i)
+        visit(unit(first + i, x, totals + i * plan_.total_elements()));
+    };
+    std::memset(totals, 0, static_cast<std::size_t>(units * plan_.total_elements()) * sizeof(C));
     for (std::int64_t n = 0; n < g_.batch; ++n) {
       for (std::int64_t row = 0; row < g_.height.output; row += plan_.rows) {
         const std::int64_t rows = smaller(plan_.rows, g_.height.output - row);
-        fill_x(item, n, row, rows);
-        fill_y(item, n, row, rows);
-        for (std::int64_t s = 0; s < item.channels; s += plan_.tile_channels) {
-          for (std::int64_t kh = 0; kh < g_.height.kernel; ++kh) add_taps(item, s, kh, rows);
-        }
+        for_units([&](const Unit& unit) { add_rows(unit, n, row, rows); });
       }
     }
-    store_totals(item);
+    for_units([&](const Unit& unit) { store_totals(unit); });
   }
 
-  void add_taps(const Item& item, std::int64_t s, std::int64_t kh, std::int64_t rows) const {
+  void add_rows(const Unit& unit, std::int64_t n, std::int64_t row, std::int64_t rows) const {
+    fill_x(unit, n, row, rows);
+    fill_y(unit, n, row, rows);
+    for (std::int64_t s = 0; s < unit.channels; s += plan_.tile_channels) {
+      for (std::int64_t kh = 0; kh < g_.height.kernel; ++kh) add_taps(unit, s, kh, rows);
+    }
+  }
+
+  void add_taps(const Unit& unit, std::int64_t s, std::int64_t kh, std::int64_t rows) const {
     const std::int64_t x_row = plan_.pitch * plan_.channels, step = plan_.channels;
     for (std::int64_t kw = 0; kw < g_.width.kernel;) {
       const std::int64_t taps = smaller(3, g_.width.kernel - kw);
       const auto offset = [&](std::int64_t k) { return (kw + k) * g_.width.dilation * step; };
       const PixelProducts<C> products{
-          item.x + kh * g_.height.dilation * x_row + s,
+          unit.x + kh * g_.height.dilation * x_row + s,
           {offset(0), offset(1), offset(2)},
           g_.width.stride * step,
           g_.height.stride * x_row,
-          item.y,
+          unit.y,
           rows,
           g_.width.output,
-          item.totals +
+          unit.totals +
               (s * channel_step() + (kh * g_.width.kernel + kw) * tap_step()) * plan_.lanes,
           channel_step() * plan_.lanes,
           tap_step() * plan_.lanes};
@@ -192,14 +219,14 @@ class GroupedWeightKernel {
   }
 
   // The pixels that rows [row, row + rows) of y see, zeros in the padding.
-  void fill_x(const Item& item, std::int64_t n, std::int64_t row, std::int64_t rows) const {
+  void fill_x(const Unit& unit, std::int64_t n, std::int64_t row, std::int64_t rows) const {
     const ImageStrides strides = problem_.x_strides();
     const T* image = static_cast<const T*>(buffers_.x) + n * strides.sample +
-                     (item.group * g_.in_channels_per_group() + item.channel) * strides.channel;
+                     (unit.group * g_.in_channels_per_group() + unit.channel) * strides.channel;
     const std::int64_t source_rows = (rows - 1) * g_.height.stride + g_.height.receptive_field();
     const std::int64_t first = g_.width.padding;
     const std::int64_t last = smaller(plan_.pitch, g_.width.padding + g_.width.input);
-    C* to = item.x;
+    C* to = unit.x;
     for (std::int64_t r = 0; r < source_rows; ++r, to += plan_.pitch * plan_.channels) {
       const std::int64_t h = row * g_.height.stride - g_.height.padding + r;
       if (h < 0 || h >= g_.height.input) {
@@ -208,18 +235,18 @@ class GroupedWeightKernel {
       }
       fill_zeros(to, smaller(first, plan_.pitch) * plan_.channels);
       if (first < last) {
-        copy_pixels(image + h * strides.row, strides, last - first, item.channels,
+        copy_pixels(image + h * strides.row, strides, last - first, unit.channels,
                     to + first * plan_.channels, plan_.channels);
         fill_zeros(to + last * plan_.channels, (plan_.pitch - last) * plan_.channels);
       }
     }
   }
 
-  void fill_y(const Item& item, std::int64_t n, std::int64_t row, std::int64_t rows) const {
+  void fill_y(const Unit& unit, std::int64_t n, std::int64_t row, std::int64_t rows) const {
     const ImageStrides strides = problem_.y_strides();
     const T* image = static_cast<const T*>(buffers_.y) + n * strides.sample + row * strides.row +
-                     (item.group * g_.out_channels_per_group() + item.filled) * strides.channel;
-    copy_pixels(image, strides, rows * g_.width.output, item.lanes, item.y, plan_.lanes);
+                     (unit.group * g_.out_channels_per_group() + unit.filled) * strides.channel;
+    copy_pixels(image, strides, rows * g_.width.output, unit.lanes, unit.y, plan_.lanes);
   }
 
   static void fill_zeros(C* p, std::int64_t count) {
@@ -233,8 +260,11 @@ class GroupedWeightKernel {
     for (std::int64_t c = 0; c < step; c += L) {
       const auto mask = mask_between<C>(0, channels - c), wanted = mask_between<C>(0, step - c);
       if (strides.channel == 1) {
-        for (std::int64_t p = 0; p < count; ++p)
-          store_masked(to + p * step + c, load_masked(from + p * strides.column + c, mask), wanted);
+        for (std::int64_t p = 0; p < count; ++p) {
+          const T* pixel = from + p * strides.column + c;
+          __builtin_prefetch(pixel + L);  // of the next unit
+          store_masked(to + p * step + c, load_masked(pixel, mask), wanted);
+        }
         continue;
       }
       for (std::int64_t p = 0; p < count; p += L) {
@@ -252,26 +282,26 @@ class GroupedWeightKernel {
     }
   }
 
-  void store_totals(const Item& item) const {
+  void store_totals(const Unit& unit) const {
     const WeightStrides& strides = problem_.w_strides;
-    const std::int64_t oc = item.group * g_.out_channels_per_group() + item.filled;
+    const std::int64_t oc = unit.group * g_.out_channels_per_group() + unit.filled;
     if (!channels_are_inner() && strides.column == 1 && strides.row == g_.width.kernel &&
         strides.in_channel == plan_.area) {
-      T* w = weight_element<T>(problem_, buffers_, oc, item.channel, 0, 0);
-      transpose_matrix(item.totals, plan_.lanes, item.channels * plan_.area, item.lanes, w,
+      T* w = weight_element<T>(problem_, buffers_, oc, unit.channel, 0, 0);
+      transpose_matrix(unit.totals, plan_.lanes, unit.channels * plan_.area, unit.lanes, w,
                        strides.out_channel);
       return;
     }
     for (std::int64_t kh = 0; kh < g_.height.kernel; ++kh) {
       for (std::int64_t kw = 0; kw < g_.width.kernel; ++kw) {
-        T* w = weight_element<T>(problem_, buffers_, oc, item.channel, kh, kw);
-        const C* totals = item.totals + (kh * g_.width.kernel + kw) * tap_step() * plan_.lanes;
+        T* w = weight_element<T>(problem_, buffers_, oc, unit.channel, kh, kw);
+        const C* totals = unit.totals + (kh * g_.width.kernel + kw) * tap_step() * plan_.lanes;
         if (channels_are_inner()) {
-          transpose_matrix(totals, plan_.lanes, item.channels, item.lanes, w, strides.out_channel);
+          transpose_matrix(totals, plan_.lanes, unit.channels, unit.lanes, w, strides.out_channel);
           continue;
         }
-        for (std::int64_t s = 0; s < item.channels; ++s) {
-          for (std::int64_t lane = 0; lane < item.lanes; ++lane) {
+        for (std::int64_t s = 0; s < unit.channels; ++s) {
+          for (std::int64_t lane = 0; lane < unit.lanes; ++lane) {
             w[lane * strides.out_channel + s * strides.in_channel] =
                 from_compute<T>(totals[s * channel_step() * plan_.lanes + lane]);
           }

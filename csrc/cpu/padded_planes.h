@@ -78,6 +78,13 @@ inline void transpose_to_planes(const T* from, std::int64_t step, std::int64_t f
   for (std::int64_t c = 0; c < L && c < channels; ++c) store(to + c * channel_step, square[c]);
 }
 
+// Elements 0, 2, 4, ... of a followed by b, or 1, 3, 5, ...
+template <class V, int... I>
+HANDCONV_INLINE V every_second(V a, V b, int first, std::integer_sequence<int, I...>) {
+  return first == 0 ? __builtin_shufflevector(a, b, (2 * I)...)
+                    : __builtin_shufflevector(a, b, (2 * I + 1)...);
+}
+
 // The planes of some rows of some channels.
 template <class T>
 class PaddedPlanes {
@@ -129,6 +136,11 @@ class PaddedPlanes {
             std::int64_t most_rows, C* planes, C* line) const {
     const Block block{first_row, count, most_rows, channels, planes, line};
     image += channel * strides.channel;
+    if constexpr (std::is_same_v<T, C>) {
+      if (strides.channel != 1 && columns.step == 2 && columns.phases == 2 &&
+          rows.phases == rows.step)
+        return fill_pairs(block, image, strides);
+    }
     std::int64_t place = 0;
     for (std::int64_t phase = 0; phase < rows.step; ++phase) {
       if (!rows.is_used(phase)) continue;
@@ -146,6 +158,8 @@ class PaddedPlanes {
     C* planes;
     C* line;
   };
+
+  static constexpr std::make_integer_sequence<int, L> kLaneNumbers{};
 
   static std::int64_t pitch_of(const PaddedAxis& columns, std::int64_t lead) {
     const std::int64_t reach = columns.count + (columns.last > 0 ? columns.last : 0);
@@ -211,6 +225,41 @@ class PaddedPlanes {
         write_zeros(to, lead_);
       }
     });
+  }
+
+  // All phases, of columns of step 2, at once: each channel's rows in the order of memory.
+  void fill_pairs(const Block& block, const T* image, const ImageStrides& strides) const {
+    const std::int64_t channel_step = this->channel_step(block.most_rows);
+    const std::int64_t phase_step = phase_elements(block.most_rows);
+    const std::int64_t source_rows = this->source_rows(block.count);
+    for (std::int64_t c = 0; c < block.channels; ++c) {
+      C* planes = block.planes + c * channel_step;
+      for (std::int64_t j = 0; j < pitch_; j += L) {
+        const std::int64_t first = 2 * (j - lead_), rest = columns.taps.source_size - first;
+        const auto low = mask_between<C>(-first, rest),
+                   high = mask_between<C>(-first - L, rest - L),
+                   kept = mask_between<C>(0, pitch_ - j);
+        const T* from = image + c * strides.channel + first;
+        for (std::int64_t r = 0; r < source_rows; ++r) {
+          for (std::int64_t phase = 0; phase < rows.phases; ++phase) {
+            const std::int64_t h = (block.first_row + rows.first + r) * rows.step + phase;
+            C* even = planes + 2 * phase * phase_step + r * pitch_ + j;
+            Vector<C> a{}, b{};
+            if (h >= 0 && h < rows.taps.source_size) {
+              const T* pair = from + h * strides.row;
+              __builtin_prefetch(pair + strides.channel);
+              __builtin_prefetch(pair + strides.channel + L);
+              a = load_masked(pair, low);
+              b = load_masked(pair + L, high);
+            }
+            store_masked(even, every_second(a, b, 0, kLaneNumbers), kept);
+            store_masked(even + phase_step, every_second(a, b, 1, kLaneNumbers), kept);
+          }
+        }
+      }
+      for (std::int64_t place = 0; place < rows.phases * columns.phases; ++place)
+        write_zeros(planes + place * phase_step + source_rows * pitch_, lead_);
+    }
   }
 
   template <class E>

@@ -1,4 +1,4 @@
-// The weight of the kernels of planes.h, packed for their tiles:
+// The weight of the kernels of planes.h and flat_planes.h, packed for their tiles:
 //
 //     [group][class][tile of channels][source channel][tap][channel of the tile]
 //
@@ -12,6 +12,7 @@ class PlaneWeightPacker {
 
   PlaneWeightPacker(const Gather& gather, std::int64_t group)
       : gather_(gather),
+        group_(group),
         w_(static_cast<const T*>(gather.w) + group * gather.w_group),
         taps_are_contiguous_(gather.w_column == 1 && gather.w_row == gather.columns.kernel_size) {}
 
@@ -36,6 +37,16 @@ class PlaneWeightPacker {
         }
       }
       pack_strip(rows, columns, strip);
+    }
+  }
+
+  // The bias of the group, or zeros.
+  void pack_bias(std::int64_t padded_filled, C* to) const {
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    for (std::int64_t f = 0; f < padded_filled; ++f) {
+      to[f] = bias && f < gather_.filled_channels
+                  ? to_compute(bias[group_ * gather_.filled_channels + f])
+                  : C(0);
     }
   }
 
@@ -122,6 +133,7 @@ class PlaneWeightPacker {
   }
 
   const Gather& gather_;
+  const std::int64_t group_;
   const T* w_;
   bool taps_are_contiguous_;
 };

@@ -167,13 +167,7 @@ class PlanesKernel {
       const PlaneWeightPacker<T> packer(gather_, group);
       for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t,
                       std::int64_t taps) { packer.pack(rows, columns, weights_of(group, taps)); });
-      const auto* bias = static_cast<const T*>(gather_.bias);
-      C* to = biases() + group * plan_.padded_filled;
-      for (std::int64_t f = 0; f < plan_.padded_filled; ++f) {
-        to[f] = bias && f < gather_.filled_channels
-                    ? to_compute(bias[group * gather_.filled_channels + f])
-                    : C(0);
-      }
+      packer.pack_bias(plan_.padded_filled, biases() + group * plan_.padded_filled);
     });
   }
 
@@ -192,8 +186,13 @@ class PlanesKernel {
     const bool to_pixels = gather_.filled_strides.channel == 1;
     for_classes(
         [&](const AxisClass& rows, const AxisClass& columns, std::int64_t index, std::int64_t) {
-          to_pixels ? store_pixels(item, rows, columns, index)
-                    : store_planes(item, rows, columns, index);
+          if (to_pixels) {
+            store_pixels(item, rows, columns, index);
+          } else if (columns.step == 2 && gather_.columns.classes().count == 2) {
+            if (columns.first == 0) store_pairs(item, rows, columns, index);
+          } else {
+            store_planes(item, rows, columns, index);
+          }
         });
   }
 
@@ -250,6 +249,27 @@ class PlanesKernel {
           to += columns.first;
           for (std::int64_t j = 0; j < columns.count; ++j)
             to[j * columns.step] = from_compute<T>(from[j]);
+        }
+      }
+    }
+  }
+
+  // Columns of two classes in turn.
+  void store_pairs(const Item& item, const AxisClass& rows, const AxisClass& even,
+                   std::int64_t index) const {
+    constexpr std::make_integer_sequence<int, L> lanes;
+    const std::int64_t row_count = rows_of(item, rows);
+    for (std::int64_t c = 0; c < item.groups * gather_.filled_channels; ++c) {
+      const C* sums = item.sums + c * plan_.channel_elements() + index * plan_.plane_elements();
+      for (std::int64_t j = 0; j < even.count; j += L) {
+        const std::int64_t rest = gather_.columns.filled_size - 2 * j;
+        const auto low = mask_between<C>(0, rest), high = mask_between<C>(0, rest - L);
+        for (std::int64_t r = 0; r < row_count; ++r) {
+          T* to = filled_row(item, rows, r) + c * gather_.filled_strides.channel + 2 * j;
+          const C* from = sums + r * plan_.source.pitch() + j;
+          const Vector<C> a = load(from), b = load(from + plan_.plane_elements());
+          store_masked(to, interleave(a, b, 0, lanes), low);
+          store_masked(to + L, interleave(a, b, 1, lanes), high);
         }
       }
     }

@@ -24,6 +24,26 @@ Refusal needs_3x3_with_stride_1(const Problem& problem) {
   return nullptr;
 }
 
+Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes) {
+  const Geometry& g = problem.geometry;
+  if (problem.layout != Layout::kNhwc) return "needs channels_last images";
+  if (g.in_channels_per_group() != g.out_channels_per_group())
+    return "needs groups of as many input as output channels";
+  return lanes % g.in_channels_per_group() == 0 ? nullptr
+                                                : "needs groups that divide the lanes of a vector";
+}
+
+Refusal needs_rows_alike(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (problem.layout != Layout::kNchw) return "needs contiguous (NCHW) images";
+  if (g.height.stride != 1 || g.width.stride != 1 || g.width.input != g.width.output)
+    return "needs stride 1 and rows as long filled as in the source";
+  constexpr std::int64_t kMasks = std::int64_t{1} << 20;
+  return (g.input_area() + g.output_area()) * g.kernel_area() <= kMasks
+             ? nullptr
+             : "planes and window are too large for a table of masks";
+}
+
 namespace {
 
 // Channels of a group, and the smaller side of the filled image.
@@ -56,6 +76,14 @@ bool suits_tiles_of_4x4(const Problem& problem, const Shape& shape) {
 
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
 
+// Groups so small that the transforms of their tiles cost more than the products they save.
+bool are_small_groups(const Problem& problem, const Shape& shape) {
+  if (problem.geometry.groups == 1 || problem.dtype != DType::kFloat32) return false;
+  return problem.layout == Layout::kNchw
+             ? shape.source <= 24 && shape.filled <= 24
+             : shape.source == 16 && shape.filled == 16 && !few_pixels_or_lanes(problem);
+}
+
 Refusal too_small_for_winograd(const Shape& shape) {
   if (shape.source < 16 || shape.filled < 16)
     return "few channels per group: transforming tiles would outweigh their products";
@@ -67,6 +95,8 @@ Refusal too_small_for_winograd(const Shape& shape) {
 Refusal not_for_tiles_of_2x2(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const Shape shape(problem);
+  if (are_small_groups(problem, shape))
+    return "groups are small: their transforms outweigh the products saved";
   return suits_tiles_of_4x4(problem, shape) ? "tiles of 4x4 do less work"
                                             : too_small_for_winograd(shape);
 }
@@ -121,6 +151,27 @@ bool overlap_far(const Problem& problem, const Axis& axis) {
 }
 
 }  // namespace
+
+Refusal few_pixels_or_lanes(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (g.groups == 1) return "no groups";
+  if (problem.dtype != DType::kFloat32)
+    return "few lanes, or elements to convert: better as planes";
+  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
+  return has_stride || g.output_area() >= 400
+             ? nullptr
+             : "few pixels for what the weight takes to pack: better as planes";
+}
+
+Refusal better_in_scratch(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16)
+    return "16-bit elements would be converted for every tap";
+  if (g.groups == 1) return "no groups";
+  // Longer sums are better made of partial sums.
+  const Shape shape(problem);
+  return shape.source * g.kernel_area() <= 384 ? nullptr : "groups have too many channels";
+}
 
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;

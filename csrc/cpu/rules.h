@@ -11,10 +11,14 @@ Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
+Refusal needs_rows_alike(const Problem& problem);
+Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.
 Refusal too_large_to_convert(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
+Refusal few_pixels_or_lanes(const Problem& problem);
+Refusal better_in_scratch(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
 Refusal many_channels_for_weights(const Problem& problem);
 Refusal not_for_tiles_of_2x2(const Problem& problem);

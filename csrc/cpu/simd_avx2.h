@@ -30,6 +30,18 @@ inline Mask<C> mask_between(std::int64_t first, std::int64_t last) {
   }
 }
 
+// Any lanes, by their bits.
+template <class C>
+using LaneSet = Mask<C>;
+template <class C>
+inline LaneSet<C> lane_set(unsigned bits) {
+  LaneSet<C> set;
+  LaneIndex<C> lanes[kLanes<C>];
+  for (int lane = 0; lane < kLanes<C>; ++lane) lanes[lane] = bits >> lane & 1 ? -1 : 0;
+  std::memcpy(&set, lanes, sizeof set);
+  return set;
+}
+
 // Bit i tells whether lane i is in the mask.
 inline int bits_of(Mask<float> mask) { return _mm256_movemask_ps(_mm256_castsi256_ps(mask.lanes)); }
 inline int bits_of(Mask<double> mask) {

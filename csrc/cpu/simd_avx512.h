@@ -26,6 +26,14 @@ inline Mask<C> mask_between(std::int64_t first, std::int64_t last) {
   return static_cast<Mask<C>>(below(last) & ~below(first));
 }
 
+// Any lanes, by their bits.
+template <class C>
+using LaneSet = Mask<C>;
+template <class C>
+inline LaneSet<C> lane_set(unsigned bits) {
+  return static_cast<LaneSet<C>>(bits);
+}
+
 inline Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
   return _mm512_fmadd_ps(a, b, c);
 }

@@ -20,6 +20,18 @@ inline Mask<C> mask_between(std::int64_t first, std::int64_t last) {
   return {first, last};
 }
 
+// Any lanes, by their bits.
+template <class C>
+struct LaneSet {
+  unsigned bits;
+
+  bool operator()(int lane) const { return bits >> lane & 1; }
+};
+template <class C>
+inline LaneSet<C> lane_set(unsigned bits) {
+  return {bits};
+}
+
 template <class V>
 inline V fma(V a, V b, V c) {
   return a * b + c;
@@ -47,6 +59,10 @@ inline void store(T* p, Vector<Compute<T>> value) {
 template <class T>
 inline Vector<Compute<T>> load_masked(const T* p, Mask<Compute<T>> mask) {
   return mask.is_full() ? load(p) : load_each(p, 1, mask);
+}
+template <class T>
+inline Vector<Compute<T>> load_masked(const T* p, LaneSet<Compute<T>> lanes) {
+  return lanes.bits == (1u << kLanes<Compute<T>>)-1 ? load(p) : load_each(p, 1, lanes);
 }
 template <class T>
 inline void store_masked(T* p, Vector<Compute<T>> value, Mask<Compute<T>> mask) {

@@ -1,18 +1,29 @@
-// Lanes are the output channels of one group: the kernel of grouped_weight.h and its row.
+// Lanes are the channels of one group or of several: the kernels of grouped_channels.h and
+// grouped_weight.h and their rows.
 
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
+#include "cpu/grouped_channels.h"
 #include "cpu/grouped_weight.h"
 #include "rows.h"
 // clang-format on
 
 constexpr const char* kGrouped = "cpu.direct.grouped." HANDCONV_ISA_NAME;
 constexpr const char* kAboutGrouped =
+    "lanes are channels of adjacent groups, of padded pixels in scratch";
+constexpr const char* kAboutGroupedWeight =
     "lanes are output channels of one group, inputs are broadcast from padded pixels in scratch";
+
+inline Refusal needs_groups_that_fill(const Problem& problem) {
+  const int lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
+  return needs_nhwc_and_groups_that_fill(problem, lanes);
+}
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGrouped, never_refuse, many_channels_for_weights),
+    make_row<GroupedKernel>      (kGrouped, Slot::kOutput, Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, few_pixels_or_lanes),
+    make_row<GroupedKernel>      (kGrouped, Slot::kInput,  Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, few_pixels_or_lanes),
+    make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGroupedWeight, never_refuse,           many_channels_for_weights),
 };
 // clang-format on

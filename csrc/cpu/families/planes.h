@@ -8,25 +8,41 @@
 #include "cpu/plane_tiles.h"
 #include "cpu/plane_weights.h"
 #include "cpu/planes.h"
+#include "cpu/flat_planes.h"
 #include "cpu/planes_weight.h"
 #include "rows.h"
 // clang-format on
 
 constexpr const char* kPlanes = "cpu.direct.planes." HANDCONV_ISA_NAME;
+constexpr const char* kFlat = "cpu.direct.flat." HANDCONV_ISA_NAME;
+constexpr const char* kAboutFlat = "lanes are pixels of whole planes, read where they lie";
 constexpr const char* kAboutPlanes = "lanes are pixels of zero-padded planes in scratch";
 
 // The output channels of a group fill most of a vector.
 inline Refusal fills_vectors_of_channels(const Problem& problem) {
   const std::int64_t lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
-  return problem.geometry.out_channels_per_group() >= lanes / 2
+  const Geometry& g = problem.geometry;
+  // Half of a vector of channels against nearly whole vectors of pixels.
+  const bool long_rows = g.groups > 1 && problem.dtype == DType::kFloat32 && g.width.stride == 1 &&
+                         g.width.output >= 28 && g.in_channels_per_group() <= lanes / 2;
+  return g.out_channels_per_group() >= (long_rows ? lanes / 2 + 1 : lanes / 2)
              ? "groups have enough output channels to be the lanes of direct.grouped"
              : many_channels_for_weights(problem);
 }
 
+// Groups fill vectors of channels as they lie in memory.
+inline Refusal fills_vectors_of_groups(const Problem& problem) {
+  return !few_pixels_or_lanes(problem) && !needs_nhwc_and_groups_that_fill(problem, kLanes<float>)
+             ? "neighbouring groups are the lanes of direct.grouped"
+             : many_channels_per_group(problem);
+}
+
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<PlanesKernel>         (kPlanes,    Slot::kOutput, Algorithm::kDirect, kAboutPlanes,    never_refuse, many_channels_per_group),
-    make_row<PlanesKernel>         (kPlanes,    Slot::kInput,  Algorithm::kDirect, kAboutPlanes,    never_refuse, many_channels_per_group),
+    make_row<FlatPlanesKernel>     (kFlat,      Slot::kOutput, Algorithm::kDirect, kAboutFlat,      needs_rows_alike, better_in_scratch),
+    make_row<FlatPlanesKernel>     (kFlat,      Slot::kInput,  Algorithm::kDirect, kAboutFlat,      needs_rows_alike, better_in_scratch),
+    make_row<PlanesKernel>         (kPlanes,    Slot::kOutput, Algorithm::kDirect, kAboutPlanes,    never_refuse, fills_vectors_of_groups),
+    make_row<PlanesKernel>         (kPlanes,    Slot::kInput,  Algorithm::kDirect, kAboutPlanes,    never_refuse, fills_vectors_of_groups),
     make_row<PlanesWeightKernel>   (kPlanes,    Slot::kWeight, Algorithm::kDirect, kAboutPlanes,    never_refuse, fills_vectors_of_channels),
 };
 // clang-format on

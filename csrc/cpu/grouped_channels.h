@@ -1,0 +1,377 @@
+// direct.grouped: lanes are neighbouring channels, of one group or several, of channels_last
+// images. For groups that have as many source as filled channels, G of them, a divisor of the
+// lanes; both the convolution and its input gradient.
+//
+//     filled[n, c, pixel] = bias[c] + sum over r < G and taps of
+//                           w[c, rotated(c, r), tap] * source[n, rotated(c, r), pixel + tap]
+//
+// rotated(c, r) is the r-th channel after c in c's group, in a circle: one permutation of the lanes
+// of a source vector makes the operand of a vector of filled channels (a broadcast, where a group
+// fills a vector). It serves all taps of a row of the kernel that the pixel is read through.
+//
+// An item of work is some rows by one vector of channels. Their source is copied into scratch,
+// [row][column][lane] with zeros where the image is padded, of some tens of KiB. The register tile
+// is kRows x P pixels by up to K = 3 taps of a row of the kernel: of stride 1, P + 2 permutations
+// serve 3 P multiply-adds. Bytes: source and filled image once, in whole cache lines.
+
+// Sums of kRows x P pixels through K taps of each row of the kernel, STEP source columns apart.
+template <class C>
+struct GroupedSums {
+  const C* source;          // what pixel 0 reads through the first tap of the run, in row 0
+  std::int64_t source_row;  // to what the tile's next row of pixels reads
+  std::int64_t step;        // columns between what pixels read, where STEP is 0
+  Span<Tap> rows;
+  std::int64_t first_row, line;  // the tap offset of row 0, elements of a line
+  std::int64_t rotations;
+  const LaneIndex<C>* rotated;  // [rotation][lane]
+  const C* weights;             // [row of the kernel][rotation][K][lane]
+  C* sums;                      // [kRows][P][lane]
+};
+
+constexpr int kGroupedRows = kVectorBytes == 64 ? 2 : 1;
+
+template <class C, int P, int K, int STEP, bool kBroadcasts>
+[[gnu::noinline]] void add_grouped_taps(const GroupedSums<C>& in) {
+  constexpr int L = kLanes<C>, R = kGroupedRows;
+  constexpr int kColumns = STEP == 0 ? P : (P - 1) * STEP + K;
+  Vector<C> tile[R][P];
+#pragma GCC unroll 2
+  for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) tile[row][p] = load(in.sums + (row * P + p) * L);
+  }
+  const C* weights = in.weights;
+  const std::int64_t step = STEP == 0 ? in.step * L : L, source_row = in.source_row;
+  const std::int64_t rotations = in.rotations;
+  for (const Tap& tap : in.rows) {
+    const C* source = in.source + (tap.offset - in.first_row) * in.line;
+    for (std::int64_t r = 0; r < rotations; ++r, weights += K * L) {
+      Vector<C> lanes[K];
+#pragma GCC unroll 3
+      for (int k = 0; k < K; ++k) lanes[k] = load(weights + k * L);
+      const LaneIndex<C>* rotated = in.rotated + r * L;
+#pragma GCC unroll 2
+      for (int row = 0; row < R; ++row) {
+        const C* pixels = source + row * source_row;
+#pragma GCC unroll 16
+        for (int c = 0; c < kColumns; ++c) {
+          const C* pixel = pixels + c * step;
+          Vector<C> operand;
+          if constexpr (kBroadcasts) {
+            operand = broadcast(pixel[r]);
+          } else {
+            operand = permute(load(pixel), rotated);
+          }
+#pragma GCC unroll 3
+          for (int k = 0; k < K; ++k) {
+            const int from = STEP == 0 ? c : c - k;
+            constexpr int kStep = STEP == 0 ? 1 : STEP;
+            if (from >= 0 && from % kStep == 0 && from / kStep < P)
+              tile[row][from / kStep] = fma(operand, lanes[k], tile[row][from / kStep]);
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) store(in.sums + (row * P + p) * L, tile[row][p]);
+  }
+}
+
+template <class T>
+class GroupedKernel {
+ public:
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem& problem) {
+    const Gather gather(problem, {});
+    const Plan plan(gather);
+    return {plan.shared_bytes(), static_cast<std::size_t>(plan.thread_elements()) * sizeof(C)};
+  }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    const Gather gather(problem, buffers);
+    GroupedKernel(gather, workspace).run_all();
+  }
+
+ private:
+  static constexpr std::int64_t L = kLanes<C>;
+  static constexpr int kPixels = 7, kFewPixels = 4, kTaps = 3;
+
+  // The columns or rows that all classes of an axis read: their positions i at i * step + offset.
+  struct Reach {
+    explicit Reach(const AxisTaps& axis) {
+      bool any = false;
+      for (const AxisClass& positions : axis.classes()) {
+        step = positions.source_step;
+        count = larger(count, positions.count);
+        for (const Tap& tap : positions.taps) {
+          first = any ? smaller(first, tap.offset) : tap.offset;
+          last = any ? larger(last, tap.offset) : tap.offset;
+          any = true;
+        }
+      }
+    }
+    std::int64_t elements(std::int64_t positions) const {
+      return (positions - 1) * step + last - first + 1;
+    }
+
+    std::int64_t step = 1, count = 0;
+    std::int64_t first = 0, last = 0;  // offsets of taps
+  };
+
+  // How the work is cut: by the shape of a sample alone.
+  struct Plan {
+    explicit Plan(const Gather& gather)
+        : gather(gather), rows_reach(gather.rows), columns_reach(gather.columns) {
+      constexpr std::int64_t kBytes = 24 << 10;
+      channels = gather.groups * gather.filled_channels;
+      blocks = ceil_divide(channels, L);
+      std::int64_t columns = columns_reach.count / kPixels * kPixels;
+      const std::int64_t rest = columns_reach.count - columns;
+      columns += rest > kFewPixels ? kPixels : rest > 0 ? kFewPixels : 0;
+      line = columns ? columns_reach.elements(columns) * L : L;
+      const std::int64_t fit = kBytes / (line * static_cast<std::int64_t>(sizeof(C)));
+      const std::int64_t halo = rows_reach.last - rows_reach.first + 1;
+      rows = larger((fit - halo) / rows_reach.step + 1, 2 * (halo - 1) / rows_reach.step);
+      rows = larger(rows, kGroupedRows);
+      const std::int64_t total = larger(1, rows_reach.count);
+      rows = round_up(ceil_divide(total, ceil_divide(total, rows)), kGroupedRows);
+      strips = ceil_divide(rows_reach.count, rows);
+    }
+
+    std::int64_t rotations() const { return gather.source_channels; }
+    std::int64_t block_weights() const { return gather.kernel_area() * rotations() * L; }
+    std::size_t shared_bytes() const {
+      return static_cast<std::size_t>(blocks * (block_weights() + L) + rotations() * L) * sizeof(C);
+    }
+    std::int64_t source_elements() const { return rows_reach.elements(rows) * line; }
+    std::int64_t thread_elements() const { return source_elements() + kGroupedRows * kPixels * L; }
+
+    const Gather& gather;
+    const Reach rows_reach, columns_reach;
+    std::int64_t channels, blocks;  // of the image, and vectors of them
+    std::int64_t line;              // elements of a row in scratch
+    std::int64_t rows, strips;      // of every class, of an item
+  };
+
+  // Taps of a row of the kernel that lie next to each other, or one, by ascending offset.
+  struct Run {
+    std::int64_t first, count;
+  };
+
+  struct Item {
+    std::int64_t n, block, first_row, rows;
+    C *source, *sums;
+  };
+
+  GroupedKernel(const Gather& gather, const Workspace& workspace)
+      : gather_(gather), plan_(gather), workspace_(workspace) {}
+
+  C* weights() const { return workspace_.shared<C>(); }
+  C* biases() const { return weights() + plan_.blocks * plan_.block_weights(); }
+  LaneIndex<C>* rotations() const {
+    return static_cast<LaneIndex<C>*>(static_cast<void*>(biases() + plan_.blocks * L));
+  }
+
+  // The lane that serves `lane` in rotation r: of a group that fills the vector, r for all.
+  std::int64_t rotated(std::int64_t r, std::int64_t lane) const {
+    const std::int64_t group = gather_.filled_channels;
+    return group == L ? r : lane / group * group + (lane + r) % group;
+  }
+
+  void run_all() const {
+    const std::int64_t group = gather_.filled_channels;
+    for (std::int64_t r = 0; r < group; ++r) {
+      for (std::int64_t lane = 0; lane < L; ++lane) {
+        rotations()[r * L + lane] = static_cast<LaneIndex<C>>(rotated(r, lane));
+      }
+    }
+    parallel_for(plan_.blocks, 3 * plan_.block_weights(),
+                 [&](std::int64_t block, int) { pack_block(block); });
+    const std::int64_t cost = plan_.rows * gather_.columns.filled_size * L *
+                              gather_.rows.classes().count * gather_.cost_per_element();
+    parallel_for(
+        gather_.batch * plan_.strips * plan_.blocks, cost, [&](std::int64_t index, int thread) {
+          const std::int64_t strip = index / plan_.blocks % plan_.strips;
+          C* source = workspace_.of_thread<C>(thread);
+          run_item({index / plan_.blocks / plan_.strips, index % plan_.blocks, strip * plan_.rows,
+                    smaller(plan_.rows, plan_.rows_reach.count - strip * plan_.rows), source,
+                    source + plan_.source_elements()});
+        });
+  }
+
+  // The i-th tap by ascending offset.
+  static const Tap& ascending(const AxisClass& columns, std::int64_t i) {
+    const Span<Tap>& taps = columns.taps;
+    return taps[taps[0].offset <= taps[taps.count - 1].offset ? i : taps.count - 1 - i];
+  }
+
+  // visit(run) over the taps of a row of the kernel.
+  template <class Visit>
+  HANDCONV_INLINE static void for_runs(const AxisClass& columns, const Visit& visit) {
+    const std::int64_t count = columns.taps.count;
+    const bool adjoin = count > 1 && columns.source_step <= 2 &&
+                        ascending(columns, 1).offset - ascending(columns, 0).offset == 1;
+    for (std::int64_t first = 0; first < count;) {
+      const Run run{first, adjoin ? smaller(kTaps, count - first) : 1};
+      visit(run);
+      first += run.count;
+    }
+  }
+
+  // visit(row class, column class, weights of the classes before)
+  template <class Visit>
+  HANDCONV_INLINE void for_classes(const Visit& visit) const {
+    std::int64_t weights = 0;
+    for (const AxisClass& rows : gather_.rows.classes()) {
+      for (const AxisClass& columns : gather_.columns.classes()) {
+        visit(rows, columns, weights);
+        weights += rows.taps.count * columns.taps.count * plan_.rotations() * L;
+      }
+    }
+  }
+
+  // [class][run][row of the kernel][rotation][tap of the run][lane]. Lanes past the channels get
+  // some weight: their sums are not stored.
+  void pack_block(std::int64_t block) const {
+    const std::int64_t group = gather_.filled_channels, first = block * L;
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    for (std::int64_t channel = first; channel < first + L; ++channel)
+      biases()[channel] = bias && channel < plan_.channels ? to_compute(bias[channel]) : C(0);
+    const auto* w = static_cast<const T*>(gather_.w) + first / group * gather_.w_group;
+    for (std::int64_t r = 0; r < group; ++r) {
+      std::int64_t lanes[L];
+      for (std::int64_t lane = 0; lane < L; ++lane) {
+        const bool exists = first + lane < plan_.channels;
+        lanes[lane] = exists ? lane / group * gather_.w_group + lane % group * gather_.w_filled +
+                                   rotations()[r * L + lane] % group * gather_.w_source
+                             : 0;
+      }
+      C* to = weights() + block * plan_.block_weights() + r * L;
+      for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t) {
+        for_runs(columns, [&](Run run) {
+          C* run_weights = to + r * (run.count - 1) * L;
+          for (const Tap& row : rows.taps) {
+            for (std::int64_t k = 0; k < run.count; ++k) {
+              const T* tap = w + row.kernel * gather_.w_row +
+                             ascending(columns, run.first + k).kernel * gather_.w_column;
+              C* lane_weights = run_weights + k * L;
+#pragma GCC unroll 16
+              for (std::int64_t lane = 0; lane < L; ++lane)
+                lane_weights[lane] = to_compute(tap[lanes[lane]]);
+            }
+            run_weights += group * run.count * L;
+          }
+          to += rows.taps.count * group * run.count * L;
+        });
+      });
+    }
+  }
+
+  void run_item(const Item& item) const {
+    fill_source(item);
+    for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t weights) {
+      const C* packed = this->weights() + item.block * plan_.block_weights() + weights;
+      const std::int64_t count = smaller(item.rows, rows.count - item.first_row);
+      for (std::int64_t row = 0; row < count; row += kGroupedRows) {
+        for (std::int64_t column = 0; column < columns.count;) {
+          const std::int64_t rest = columns.count - column;
+          rest > kFewPixels
+              ? fill_tile<kPixels>(item, rows, columns, packed, row, count - row, column)
+              : fill_tile<kFewPixels>(item, rows, columns, packed, row, count - row, column);
+          column += rest > kFewPixels ? kPixels : kFewPixels;
+        }
+      }
+    });
+  }
+
+  // The source rows that the item reads, zeros where there are none.
+  void fill_source(const Item& item) const {
+    const ImageStrides& strides = gather_.source_strides;
+    const std::int64_t channel = item.block * L;
+    const auto mask = mask_between<C>(0, plan_.channels - channel);
+    const T* image = static_cast<const T*>(gather_.source) + item.n * strides.sample + channel;
+    const std::int64_t lead = smaller(-plan_.columns_reach.first * L, plan_.line);
+    const std::int64_t size = gather_.columns.source_size * L;
+    C* to = item.source;
+    for (std::int64_t r = 0; r < plan_.rows_reach.elements(item.rows); ++r, to += plan_.line) {
+      const std::int64_t h = item.first_row * plan_.rows_reach.step + plan_.rows_reach.first + r;
+      std::int64_t at = 0;
+      if (h >= 0 && h < gather_.rows.source_size) {
+        const T* from = image + h * strides.row;
+        for (; at < lead; at += L) store(to + at, Vector<C>{});
+        const T* pixel = from + (at - lead) / L * strides.column;
+        for (; at < plan_.line && at - lead < size; at += L, pixel += strides.column) {
+          __builtin_prefetch(pixel + L);
+          store(to + at, load_masked(pixel, mask));
+        }
+      }
+      for (; at < plan_.line; at += L) store(to + at, Vector<C>{});
+    }
+  }
+
+  template <int P>
+  void fill_tile(const Item& item, const AxisClass& rows, const AxisClass& columns,
+                 const C* weights, std::int64_t row, std::int64_t rest, std::int64_t column) const {
+    for_pixels<P>(item, rows, columns, row, rest, column,
+                  [](T* pixel, std::int64_t) { __builtin_prefetch(pixel, 1); });
+    const Vector<C> bias = load(biases() + item.block * L);
+#pragma GCC unroll 16
+    for (int i = 0; i < kGroupedRows * P; ++i) store(item.sums + i * L, bias);
+    const std::int64_t step = columns.source_step;
+    for_runs(columns, [&](Run run) {
+      const std::int64_t first =
+          column * step + ascending(columns, run.first).offset - plan_.columns_reach.first;
+      const GroupedSums<C> sums{item.source + row * plan_.rows_reach.step * plan_.line + first * L,
+                                rest > 1 ? plan_.rows_reach.step * plan_.line : 0,
+                                step,
+                                rows.taps,
+                                plan_.rows_reach.first,
+                                plan_.line,
+                                plan_.rotations(),
+                                rotations(),
+                                weights,
+                                item.sums};
+      weights += rows.taps.count * run.count * plan_.rotations() * L;
+      plan_.rotations() == L ? add_taps<P, true>(sums, run.count)
+                             : add_taps<P, false>(sums, run.count);
+    });
+    const auto mask = mask_between<C>(0, plan_.channels - item.block * L);
+    for_pixels<P>(item, rows, columns, row, rest, column, [&](T* pixel, std::int64_t at) {
+      store_masked(pixel, load(item.sums + at), mask);
+    });
+  }
+
+  template <int P, bool kBroadcasts>
+  static void add_taps(const GroupedSums<C>& sums, std::int64_t taps) {
+    if (taps == 1) return add_grouped_taps<C, P, 1, 0, kBroadcasts>(sums);
+    if (taps == 2) {
+      return sums.step == 1 ? add_grouped_taps<C, P, 2, 1, kBroadcasts>(sums)
+                            : add_grouped_taps<C, P, 2, 2, kBroadcasts>(sums);
+    }
+    sums.step == 1 ? add_grouped_taps<C, P, 3, 1, kBroadcasts>(sums)
+                   : add_grouped_taps<C, P, 3, 2, kBroadcasts>(sums);
+  }
+
+  // visit(pixel, its place in the sums) of a tile: those that exist.
+  template <int P, class Visit>
+  HANDCONV_INLINE void for_pixels(const Item& item, const AxisClass& rows, const AxisClass& columns,
+                                  std::int64_t row, std::int64_t rest, std::int64_t column,
+                                  const Visit& visit) const {
+    const ImageStrides& strides = gather_.filled_strides;
+    T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + item.block * L +
+            (rows.first + (item.first_row + row) * rows.step) * strides.row +
+            (columns.first + column * columns.step) * strides.column;
+    for (int r = 0; r < kGroupedRows && r < rest; ++r, to += rows.step * strides.row) {
+      for (int p = 0; p < P && p < columns.count - column; ++p)
+        visit(to + p * columns.step * strides.column, (r * P + p) * L);
+    }
+  }
+
+  const Gather& gather_;
+  const Plan plan_;
+  const Workspace& workspace_;
+};
