@@ -259,6 +259,9 @@ SMALL_CASES: tuple[Case, ...] = (
     # Dilation.
     _small("dilation 2", (1, 6, 9, 10), 7, 3, padding=2, dilation=2),
     _small("dilation 3", (1, 5, 12, 17), 4, 3, padding=3, dilation=3, bias=False),
+    _small(
+        "dilation 3x2, images of unequal size", (2, 33, 13, 15), 20, 3, padding=2, dilation=(3, 2)
+    ),
     _small("dilation 2 stride 2", (1, 5, 12, 13), 6, 3, stride=2, padding=2, dilation=2),
     _small("dilation 4 stride 6", (1, 3, 21, 22), 4, 3, stride=6, padding=4, dilation=4),
     _small("dilation 3 stride 2", (2, 3, 11, 14), 4, (2, 3), stride=2, padding=3, dilation=3),

@@ -31,6 +31,9 @@ pytestmark = [pytest.mark.usefixtures("device"), pytest.mark.only_on("cpu")]
 CHOSEN = [
     Case(f"{channels} channels, {size}", 1, channels, size, size, channels, (3, 3), padding=(1, 1))
     for channels, size in ((32, 14), (32, 28), (48, 20), (64, 28), (96, 33), (256, 14), (256, 20))
+] + [
+    Case(f"{C} channels, {s}, dilation {d}", 1, C, s, s, C, (3, 3), (1, 1), (d, d), (d, d))
+    for C, s, d in ((64, 14, 2), (128, 28, 2), (192, 28, 4))
 ]
 by_chosen = pytest.mark.parametrize("case", CHOSEN, ids=str)
 by_image_slot = pytest.mark.parametrize("slot", ["forward", "input_grad"])
@@ -112,7 +115,7 @@ def test_auto_takes_it_for_3x3_windows_alone(layout: str) -> None:
     for other in (
         Case("5x5", 1, 64, 28, 28, 64, (5, 5), padding=(2, 2)),
         Case("stride 2", 1, 64, 28, 28, 64, (3, 3), (2, 2), (1, 1)),
-        Case("dilation 2", 1, 64, 28, 28, 64, (3, 3), padding=(2, 2), dilation=(2, 2)),
+        Case("dilation 12", 1, 64, 28, 28, 64, (3, 3), padding=(12, 12), dilation=(12, 12)),
         Case("6x6 image", 1, 64, 6, 6, 64, (3, 3), padding=(1, 1)),
         Case("depthwise", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1), groups=64),
         Case("few channels", 1, 3, 28, 28, 64, (3, 3), padding=(1, 1)),

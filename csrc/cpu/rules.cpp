@@ -1,5 +1,8 @@
 #include "cpu/rules.h"
 
+#include "cpu/integers.h"
+#include "cpu/taps.h"
+
 namespace handconv {
 
 Refusal never_refuse(const Problem&) { return nullptr; }
@@ -18,8 +21,10 @@ Refusal needs_nhwc_and_depthwise(const Problem& problem) {
 
 Refusal needs_3x3_with_stride_1(const Problem& problem) {
   for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
-    if (axis.kernel != 3 || axis.stride != 1 || axis.dilation != 1)
-      return "needs a 3x3 window with stride 1 and dilation 1";
+    if (axis.kernel != 3 || axis.stride != 1) return "needs a 3x3 window with stride 1";
+    // Rows of tiles are kept as wide as the window reaches.
+    if (axis.dilation > axis.input || axis.dilation > axis.output)
+      return "needs images that no dilation reaches across";
   }
   return nullptr;
 }
@@ -62,16 +67,44 @@ struct Shape {
 };
 
 // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
-// 32 channels, 1.5 at 64 and 1 at 128; over images of 7x7, whose sums it splits, that holds from
-// 512 on. 16-bit types round more at the store.
+// 32 channels, 1.5 at 64 and 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at
+// 256; over images of 7x7 that holds from 512 on. 16-bit types round more at the store.
 bool hides_rounding_of_4x4(const Problem& problem, const Shape& shape) {
-  return problem.dtype != DType::kFloat32 || shape.source >= (shape.side >= 12 ? 64 : 512);
+  if (problem.dtype != DType::kFloat32) return true;
+  const Geometry& g = problem.geometry;
+  const std::int64_t dilation = larger(g.height.dilation, g.width.dilation);
+  if (shape.side < 12) return shape.source >= 512;
+  return shape.source >= (dilation > 2 ? 192 : dilation > 1 ? 128 : 64);
+}
+
+// Along an axis: products of filled and source elements that a direct kernel multiplies, which
+// passes over the padding, and those of tiles of m. A dilated image is as many small ones, which
+// tiles may fit badly.
+std::int64_t direct_products(const Axis& axis) {
+  std::int64_t products = 0;
+  for (std::int64_t k = 0; k < axis.kernel; ++k) {
+    const Range inside = outputs_inside(axis, k);
+    products += inside.last - inside.first;
+  }
+  return products;
+}
+std::int64_t tile_products(const Problem& problem, const Axis& axis, std::int64_t m) {
+  const std::int64_t filled = problem.slot == Slot::kOutput ? axis.output : axis.input;
+  const std::int64_t size = filled / axis.dilation, images_of_one_more = filled % axis.dilation;
+  const std::int64_t tiles = images_of_one_more * ceil_divide(size + 1, m) +
+                             (axis.dilation - images_of_one_more) * ceil_divide(size, m);
+  return tiles * (m + 2);
+}
+std::int64_t tile_products(const Problem& problem, std::int64_t m) {
+  const Geometry& g = problem.geometry;
+  return tile_products(problem, g.height, m) * tile_products(problem, g.width, m);
 }
 
 // Images of 14x14 have so few tiles of 4x4 that only long sums make up for their transforms.
 bool suits_tiles_of_4x4(const Problem& problem, const Shape& shape) {
   const std::int64_t fewest = shape.side >= 20 ? 32 : shape.side >= 12 ? 128 : 512;
-  return hides_rounding_of_4x4(problem, shape) && shape.source >= fewest && shape.filled >= 32;
+  return hides_rounding_of_4x4(problem, shape) && shape.source >= fewest && shape.filled >= 32 &&
+         10 * tile_products(problem, 4) < 9 * tile_products(problem, 2);
 }
 
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
@@ -84,7 +117,10 @@ bool are_small_groups(const Problem& problem, const Shape& shape) {
              : shape.source == 16 && shape.filled == 16 && !few_pixels_or_lanes(problem);
 }
 
-Refusal too_small_for_winograd(const Shape& shape) {
+Refusal too_small_for_winograd(const Problem& problem, const Shape& shape, std::int64_t m) {
+  const Geometry& g = problem.geometry;
+  if (3 * direct_products(g.height) * direct_products(g.width) < 4 * tile_products(problem, m))
+    return "tiles would multiply hardly less: they fit badly, or many taps see padding";
   if (shape.source < 16 || shape.filled < 16)
     return "few channels per group: transforming tiles would outweigh their products";
   return shape.side >= 7 ? nullptr : "transforming the weight would outweigh the products";
@@ -98,14 +134,14 @@ Refusal not_for_tiles_of_2x2(const Problem& problem) {
   if (are_small_groups(problem, shape))
     return "groups are small: their transforms outweigh the products saved";
   return suits_tiles_of_4x4(problem, shape) ? "tiles of 4x4 do less work"
-                                            : too_small_for_winograd(shape);
+                                            : too_small_for_winograd(problem, shape, 2);
 }
 
 Refusal not_for_tiles_of_4x4(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const Shape shape(problem);
   if (!hides_rounding_of_4x4(problem, shape)) return "few channels per group: rounding would show";
-  if (const Refusal reason = too_small_for_winograd(shape)) return reason;
+  if (const Refusal reason = too_small_for_winograd(problem, shape, 4)) return reason;
   return suits_tiles_of_4x4(problem, shape) ? nullptr : "tiles of 2x2 have less to transform";
 }
 

@@ -1,4 +1,5 @@
-// winograd: 3x3 windows with stride 1, by m x m tiles of what is filled (m = kOutputs):
+// winograd: 3x3 windows with stride 1 and any dilation, by m x m tiles of what is filled (m =
+// kOutputs):
 //
 //     Y = A^T [ sum over source channels of (G g G^T) * (B^T d B) ] A
 //
@@ -53,8 +54,10 @@ class WinogradKernel {
         weights_(gather, problem.slot == Slot::kInput) {}
 
   static std::int64_t image_scratch(const Plan& plan) {
-    const std::int64_t source = WinogradSource<T, kOutputs>::scratch_elements(plan.strip);
-    const std::int64_t filled = WinogradFilled<T, kOutputs>::scratch_elements(plan.strip);
+    const std::int64_t source =
+        WinogradSource<T, kOutputs>::scratch_elements(plan.grid, plan.longest_run());
+    const std::int64_t filled =
+        WinogradFilled<T, kOutputs>::scratch_elements(plan.grid, plan.longest_run());
     return round_up(larger(source, filled), Plan::kPadding);
   }
 
@@ -148,8 +151,8 @@ class WinogradKernel {
   void transform_source(std::int64_t strip, std::int64_t group, std::int64_t chunk,
                         const ThreadScratch& scratch, C* v) const {
     const AxisClass &rows = gather_.rows.classes()[0], &columns = gather_.columns.classes()[0];
-    const WinogradSource<T, kOutputs> source(gather_, first_offset(rows), first_offset(columns),
-                                             scratch.images);
+    const WinogradSource<T, kOutputs> source(gather_, plan_.grid, first_offset(rows),
+                                             first_offset(columns), scratch.images);
     const std::int64_t size = plan_.chunk_size(chunk);
     const std::int64_t channel = group * plan_.sources + chunk * plan_.chunk;
     for_tile_runs(plan_.grid, plan_.first_tile(strip), plan_.tile_count(strip),
@@ -169,7 +172,7 @@ class WinogradKernel {
 
   void transform_filled(std::int64_t strip, std::int64_t group, std::int64_t block,
                         const ThreadScratch& scratch) const {
-    const WinogradFilled<T, kOutputs> filled(gather_, scratch.images);
+    const WinogradFilled<T, kOutputs> filled(gather_, plan_.grid, scratch.images);
     const std::int64_t size = blocks_.size(block);
     const std::int64_t channel = group * gather_.filled_channels + blocks_.first(block);
     for_tile_runs(

@@ -19,8 +19,7 @@ struct WinogradPlan {
   bool keeps_weights;  // transformed once and kept, or again for every strip
 
   explicit WinogradPlan(const Gather& gather)
-      : grid{ceil_divide(gather.rows.filled_size, kOutputs),
-             ceil_divide(gather.columns.filled_size, kOutputs)},
+      : grid{{gather.rows, kOutputs}, {gather.columns, kOutputs}},
         groups(gather.groups),
         tiles(gather.batch * grid.per_sample()),
         sources(gather.source_channels) {
@@ -44,6 +43,7 @@ struct WinogradPlan {
     if (strips_per_span > 1) {
       strips_per_span += strips_per_span % 2;
       strip = ceil_divide(grid.per_sample(), strips_per_span);
+      if (grid.columns.dilation() > 1) strip = round_up(strip, grid.columns.count());
       strips_per_span = ceil_divide(grid.per_sample(), strip);
       span = grid.per_sample();
     } else {
@@ -66,6 +66,8 @@ struct WinogradPlan {
     const std::int64_t rest = end - first_tile(index);
     return rest < strip ? rest : strip;
   }
+  // Tiles of a strip that lie in one row, at most.
+  std::int64_t longest_run() const { return smaller(strip, grid.columns.count()); }
   std::int64_t chunk_size(std::int64_t index) const {
     const std::int64_t rest = sources - index * chunk;
     return rest < chunk ? rest : chunk;
