@@ -6,6 +6,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/rules.h"
 #if HANDCONV_WITH_CUDA
 #include "cuda/kernels.h"
 #endif
@@ -43,20 +44,21 @@ bool serves(const Kernel& kernel, const Problem& problem) {
   return kernel.device == problem.device && kernel.slot == problem.slot;
 }
 
-Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
+Refusal refusal_by_algorithm(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
   constexpr Refusal kAnother = "belongs to another algorithm";
   if (algorithm == Algorithm::kAuto) return nullptr;
-  // Winograd has no kernels for weight gradients: those of the direct algorithm stand in, so that
-  // its ops can be differentiated. What it cannot do otherwise it refuses.
-  if (algorithm == Algorithm::kWinograd && kernel.slot != Slot::kWeight)
-    return kernel.algorithm == algorithm ? nullptr : kAnother;
-  if (algorithm == Algorithm::kWinograd) algorithm = Algorithm::kDirect;
-  return kernel.algorithm == algorithm || kernel.algorithm == Algorithm::kReference ? nullptr
-                                                                                    : kAnother;
+  if (kernel.algorithm == algorithm) return nullptr;
+  // The other algorithms take every problem. What Winograd cannot do it refuses, but for weight
+  // gradients without which its ops could not be differentiated.
+  const bool stands_in =
+      algorithm == Algorithm::kWinograd
+          ? kernel.algorithm == Algorithm::kDirect && winograd_leaves_weights_to_direct(problem)
+          : kernel.algorithm == Algorithm::kReference;
+  return stands_in ? nullptr : kAnother;
 }
 
 Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
-  const Refusal reason = refusal_by_algorithm(kernel, algorithm);
+  const Refusal reason = refusal_by_algorithm(kernel, problem, algorithm);
   return reason ? reason : kernel.cannot(problem);
 }
 

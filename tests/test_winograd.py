@@ -36,7 +36,6 @@ CHOSEN = [
     for C, s, d in ((64, 14, 2), (128, 28, 2), (192, 28, 4))
 ]
 by_chosen = pytest.mark.parametrize("case", CHOSEN, ids=str)
-by_image_slot = pytest.mark.parametrize("slot", ["forward", "input_grad"])
 
 
 def explained(case: Case, layout: str = "nchw", algorithm: str = "auto") -> handconv.Explanation:
@@ -68,17 +67,20 @@ INPUTS = {"normal": Tensor.clone, "large mean": with_large_mean, "ill-scaled": i
 
 
 @by_chosen
-@by_image_slot
+@by_slot
 @by_layout
 @pytest.mark.parametrize("kind", INPUTS)
 def test_error_is_at_most_twice_that_of_torch(
     kind: str, layout: str, slot: str, case: Case
 ) -> None:
-    """With the points 0, +-1, +-2 the error of normal inputs is thrice torch's at 64 channels."""
+    """With the points 0, +-1, +-2 the error of normal inputs is thrice torch's at 64 channels; that
+    of weight gradients by tiles of 4x4 is up to five times torch's."""
     assert ".winograd." in getattr(explained(case, layout), slot).kernel
 
     def operands_in(layout: str) -> Operands:
         first, second, _ = operands_of(case, slot, torch.float32, layout, integers=False)
+        if slot == "weight_grad":
+            second = INPUTS[kind](second)
         return Operands(INPUTS[kind](first), second, None)
 
     operands = operands_in(layout)
@@ -88,7 +90,7 @@ def test_error_is_at_most_twice_that_of_torch(
         assert relative_error(run(case, slot, operands, algorithm), right) <= allowed
 
 
-@by_image_slot
+@pytest.mark.parametrize("slot", ["forward", "input_grad"])
 def test_an_outlier_is_felt_in_its_tile_only(slot: str) -> None:
     """Also if it is infinite: a tile of up to 4x4, and the two elements that it shares."""
     case = CASES["3x3"]
@@ -111,7 +113,7 @@ def test_auto_takes_it_for_3x3_windows_alone(layout: str) -> None:
     case = Case("dense", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1))
     chosen = explained(case, layout)
     assert "winograd.4x4" in chosen.forward.kernel and "winograd.4x4" in chosen.input_grad.kernel
-    assert "winograd" not in chosen.weight_grad.kernel
+    assert "winograd.2x2" in chosen.weight_grad.kernel
     for other in (
         Case("5x5", 1, 64, 28, 28, 64, (5, 5), padding=(2, 2)),
         Case("stride 2", 1, 64, 28, 28, 64, (3, 3), (2, 2), (1, 1)),
@@ -120,7 +122,8 @@ def test_auto_takes_it_for_3x3_windows_alone(layout: str) -> None:
         Case("depthwise", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1), groups=64),
         Case("few channels", 1, 3, 28, 28, 64, (3, 3), padding=(1, 1)),
     ):
-        assert "winograd" not in explained(other, layout).forward.kernel, other
+        for entry in explained(other, layout):
+            assert "winograd" not in entry.kernel, other
 
 
 @pytest.mark.usefixtures("restored_switch")
@@ -129,7 +132,7 @@ def test_the_switch() -> None:
     assert ".winograd." in explained(case).forward.kernel
     with handconv.allow_winograd(False):
         explanation = explained(case)
-        for entry in (explanation.forward, explanation.input_grad):
+        for entry in explanation:
             assert ".winograd." not in entry.kernel
             assert "Winograd is switched off" in dict(entry.refusals).values()
         assert "winograd.2x2" in explained(case, algorithm="winograd").forward.kernel
@@ -156,14 +159,8 @@ def test_the_switch_reaches_compiled_code_without_a_guard() -> None:
 
 @by_slot
 def test_what_it_cannot_do_it_refuses(slot: str) -> None:
-    """But for weight gradients, of which the direct kernels take all."""
     case = CASES["1x1"]
     operands = operands_of(case, slot, torch.float32)
-    if slot == "weight_grad":
-        assert torch.equal(
-            run(case, slot, operands, "winograd"), run(case, slot, operands, "direct")
-        )
-        return
     with pytest.raises(RuntimeError, match=r"winograd cannot run this .* needs a 3x3 window"):
         run(case, slot, operands, "winograd")
 

@@ -29,6 +29,17 @@ Refusal needs_3x3_with_stride_1(const Problem& problem) {
   return nullptr;
 }
 
+Refusal needs_undilated_3x3_with_stride_1(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (g.height.dilation > 1 || g.width.dilation > 1) return "needs a window without dilation";
+  return needs_3x3_with_stride_1(problem);
+}
+
+bool winograd_leaves_weights_to_direct(const Problem& problem) {
+  return problem.slot == Slot::kWeight && !needs_3x3_with_stride_1(problem) &&
+         needs_undilated_3x3_with_stride_1(problem);
+}
+
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes) {
   const Geometry& g = problem.geometry;
   if (problem.layout != Layout::kNhwc) return "needs channels_last images";
@@ -154,6 +165,31 @@ Refusal too_large_to_convert(const Problem& problem) {
   return in_place || x + y <= kElements
              ? nullptr
              : "one sample is too large to be converted whole; im2col streams it";
+}
+
+namespace {
+
+Refusal not_for_winograd_weights(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Geometry& g = problem.geometry;
+  if (smaller(g.in_channels_per_group(), g.out_channels_per_group()) < 32)
+    return "few channels per group: transforming tiles would outweigh their products";
+  if (smaller(g.height.output, g.width.output) < 12)
+    return "few tiles: transforming the weight would outweigh their products";
+  return too_large_to_convert(problem);
+}
+
+}  // namespace
+
+Refusal not_for_weights_by_2x2(const Problem& problem) {
+  if (const Refusal reason = not_for_winograd_weights(problem)) return reason;
+  return problem.dtype == DType::kFloat32 ? nullptr : "tiles of 4x4 do less work";
+}
+
+// F.conv2d sums in blocks over pixels: 2 to 5 times less rounding than tiles of 4x4 have.
+Refusal not_for_weights_by_4x4(const Problem& problem) {
+  if (const Refusal reason = not_for_winograd_weights(problem)) return reason;
+  return problem.dtype == DType::kFloat32 ? "rounding would show" : nullptr;
 }
 
 Refusal better_without_packing(const Problem& problem) {

@@ -11,6 +11,7 @@ Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
+Refusal needs_undilated_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
@@ -23,5 +24,10 @@ Refusal many_channels_per_group(const Problem& problem);
 Refusal many_channels_for_weights(const Problem& problem);
 Refusal not_for_tiles_of_2x2(const Problem& problem);
 Refusal not_for_tiles_of_4x4(const Problem& problem);
+Refusal not_for_weights_by_2x2(const Problem& problem);
+Refusal not_for_weights_by_4x4(const Problem& problem);
+
+// Whether it is the weight gradient of a window that Winograd computes in the other slots alone.
+bool winograd_leaves_weights_to_direct(const Problem& problem);
 
 }  // namespace handconv

@@ -82,25 +82,6 @@ inline void pack_panel(const PixelWindow<T>& window, std::int64_t channels, std:
   });
 }
 
-// How `channels` rows are cut into tiles: `count` of them, the first `extra` one row larger than
-// the others.
-struct RowTiles {
-  std::int64_t channels, count, size, extra;
-
-  // Tiles of even sizes keep enough sums in flight in each; tiles that are taken in twos are better
-  // full.
-  RowTiles(std::int64_t rows, bool even) : channels(rows), count(ceil_divide(rows, kRowTile)) {
-    size = even ? rows / count : kRowTile;
-    extra = even ? rows % count : 0;
-  }
-  std::int64_t first(std::int64_t tile) const {
-    return tile * size + (tile < extra ? tile : extra);
-  }
-  std::int64_t rows(std::int64_t tile) const {
-    return tile + 1 < count ? first(tile + 1) - first(tile) : channels - first(tile);
-  }
-};
-
 // target[tile][pixel][row] from planes.
 template <class T>
 inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTiles& tiles,

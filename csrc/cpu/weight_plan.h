@@ -7,17 +7,6 @@
 // only where patches are too few for threads to share; then every chunk has totals of its own,
 // which are added in order at the end.
 
-inline Range intersection(const Range& a, const Range& b) {
-  const std::int64_t first = larger(a.first, b.first), last = smaller(a.last, b.last);
-  return {first, larger(first, last)};
-}
-
-// Part `index` of `parts` of [first, last), as even as can be.
-inline Range part_of(const Range& whole, std::int64_t parts, std::int64_t index) {
-  const std::int64_t size = whole.last - whole.first;
-  return {whole.first + size * index / parts, whole.first + size * (index + 1) / parts};
-}
-
 // The input positions that are packed for some outputs: first, first + step, ...
 struct AxisWindow {
   std::int64_t first, step, count;
@@ -58,6 +47,24 @@ struct WeightPlan {
   std::int64_t taps() const { return g.kernel_area(); }
   // Taps that are not rows of the tile.
   std::int64_t column_taps() const { return merges_columns ? 1 : g.width.kernel; }
+
+  WeightPatch patch(std::int64_t index) const {
+    const std::int64_t lane = blocks.first(index % lane_parts * patch_blocks);
+    const std::int64_t row = index / lane_parts % row_parts * patch_rows;
+    return {index / lane_parts / row_parts, lane,
+            smaller(patch_blocks * blocks.full, lane_channels - lane), row,
+            smaller(patch_rows, row_channels - row)};
+  }
+  // Lane blocks of a patch, and their sizes.
+  std::int64_t block_count(const WeightPatch& patch) const {
+    return ceil_divide(patch.lanes, blocks.full);
+  }
+  std::int64_t block_lanes(const WeightPatch& patch, std::int64_t block) const {
+    return smaller(blocks.full, patch.lanes - block * blocks.full);
+  }
+  int block_vectors(const WeightPatch& patch, std::int64_t block) const {
+    return static_cast<int>(ceil_divide(block_lanes(patch, block), kLanes<C>));
+  }
 
   // Rows of the totals of a patch, for each of its lane blocks.
   std::int64_t total_rows() const { return patch_rows * taps(); }

@@ -7,6 +7,13 @@
 // two dimensions each matrix is applied to the columns and then to the rows. The denominators of
 // the interpolation stand in G, so that B and A are exact in binary.
 //
+// The form is linear in each of d, g and y, so that the gradient of g is read off its transposes,
+//
+//     g = G^T [(A y) * (B^T d)],
+//
+// of which A has points in pairs {1, 2}, {3, 4} and {0, 5} here, which share most of the
+// arithmetic.
+//
 // Rounding grows with the spread of the points' powers. F(2): 0, 1, -1; its error is below that of
 // a sum of products in order. F(4): 0, +-5/8, +-3/2, whose error is half that of the usual
 // 0, +-1, +-2 and least among the simple fractions tried (1/2, 5/8, 3/4 with 3/2).
@@ -34,6 +41,34 @@ struct Filter<C, 2> {
   HANDCONV_INLINE static void transform_output(const V (&m)[4], V (&y)[2]) {
     y[0] = m[0] + (m[1] + m[2]);
     y[1] = (m[1] - m[2]) + m[3];
+  }
+
+  // The two points of each pair.
+  static constexpr int kPairs = 2;
+  static constexpr int kPair[kPairs][2] = {{1, 2}, {0, 3}};
+
+  // A y.
+  HANDCONV_INLINE static void transform_output_gradient(const V (&y)[2], V (&m)[4]) {
+    m[0] = y[0];
+    m[1] = y[0] + y[1];
+    m[2] = y[0] - y[1];
+    m[3] = y[1];
+  }
+  // The part of G^T u that comes from the points of a pair.
+  template <int kIndex>
+  HANDCONV_INLINE static void weight_gradient_of_pair(V first, V second, V (&g)[3]) {
+    const V half = broadcast<C>(0.5f);
+    g[0] = kIndex == 0 ? half * (first + second) : -first;
+    g[1] = kIndex == 0 ? half * (first - second) : V{};
+    g[2] = kIndex == 0 ? g[0] : second;
+  }
+  // G^T u.
+  HANDCONV_INLINE static void transform_weight_gradient(const V (&u)[4], V (&g)[3]) {
+    V middle[3];
+    weight_gradient_of_pair<0>(u[1], u[2], middle);
+    g[0] = middle[0] - u[0];
+    g[1] = middle[1];
+    g[2] = middle[2] + u[3];
   }
 };
 
@@ -74,6 +109,48 @@ struct Filter<C, 4> {
     y[1] = fma(constant(a), odd_a, constant(b) * odd_b);
     y[2] = fma(constant(aa), even_a, constant(bb) * even_b);
     y[3] = fma(constant(aa * a), odd_a, fma(constant(bb * b), odd_b, m[5]));
+  }
+
+  // The two points of each pair.
+  static constexpr int kPairs = 3;
+  static constexpr int kPair[kPairs][2] = {{1, 2}, {3, 4}, {0, 5}};
+
+  // A y.
+  HANDCONV_INLINE static void transform_output_gradient(const V (&y)[4], V (&m)[6]) {
+    const V even_a = fma(constant(aa), y[2], y[0]), odd_a = fma(constant(aa), y[3], y[1]);
+    const V even_b = fma(constant(bb), y[2], y[0]), odd_b = fma(constant(bb), y[3], y[1]);
+    m[0] = y[0];
+    m[1] = fma(constant(a), odd_a, even_a);
+    m[2] = fma(constant(-a), odd_a, even_a);
+    m[3] = fma(constant(b), odd_b, even_b);
+    m[4] = fma(constant(-b), odd_b, even_b);
+    m[5] = y[3];
+  }
+  // The part of G^T u that comes from the points of a pair.
+  template <int kIndex>
+  HANDCONV_INLINE static void weight_gradient_of_pair(V first, V second, V (&g)[3]) {
+    if constexpr (kIndex == 2) {
+      g[0] = constant(1 / (aa * bb)) * first;
+      g[1] = V{};
+      g[2] = second;
+    } else {
+      constexpr double point = kIndex == 0 ? a : b, square = point * point;
+      constexpr double at_point = 1 / (2 * square * (2 * square - aa - bb));
+      const V even = constant(at_point) * (first + second);
+      g[0] = even;
+      g[1] = constant(point * at_point) * (first - second);
+      g[2] = constant(square) * even;
+    }
+  }
+  // G^T u.
+  HANDCONV_INLINE static void transform_weight_gradient(const V (&u)[6], V (&g)[3]) {
+    V of_a[3], of_b[3], of_ends[3];
+    weight_gradient_of_pair<0>(u[1], u[2], of_a);
+    weight_gradient_of_pair<1>(u[3], u[4], of_b);
+    weight_gradient_of_pair<2>(u[0], u[5], of_ends);
+    g[0] = of_ends[0] + (of_a[0] + of_b[0]);
+    g[1] = of_a[1] + of_b[1];
+    g[2] = of_ends[2] + (of_a[2] + of_b[2]);
   }
 
  private:

@@ -3,9 +3,12 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
+#include "cpu/ranges.h"
 #include "cpu/weight_tile.h"
 #include "cpu/weight_packing.h"
+#include "cpu/weight_store.h"
 #include "cpu/weight_plan.h"
+#include "cpu/weight_strips.h"
 #include "cpu/channels_weight.h"
 #include "rows.h"
 // clang-format on

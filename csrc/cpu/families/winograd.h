@@ -1,14 +1,20 @@
-// Winograd's algorithm for 3x3 windows with stride 1: the kernels of winograd.h and their rows.
+// Winograd's algorithm for 3x3 windows with stride 1: the kernels of winograd.h and
+// winograd_weight.h, and their rows.
 
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
+#include "cpu/ranges.h"
 #include "cpu/winograd_filter.h"
 #include "cpu/winograd_weights.h"
 #include "cpu/winograd_tiles.h"
 #include "cpu/winograd_plan.h"
 #include "cpu/winograd_product.h"
 #include "cpu/winograd.h"
+#include "cpu/weight_store.h"
+#include "cpu/winograd_weight_plan.h"
+#include "cpu/winograd_weight_tiles.h"
+#include "cpu/winograd_weight.h"
 #include "rows.h"
 // clang-format on
 
@@ -23,5 +29,7 @@ constexpr Kernel kRows[] = {
     make_row<Winograd2Kernel>(kWinograd2, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
     make_row<Winograd4Kernel>(kWinograd4, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
     make_row<Winograd4Kernel>(kWinograd4, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
+    make_row<Winograd2WeightKernel>(kWinograd2, Slot::kWeight, Algorithm::kWinograd, kAboutWinograd2, needs_undilated_3x3_with_stride_1, not_for_weights_by_2x2),
+    make_row<Winograd4WeightKernel>(kWinograd4, Slot::kWeight, Algorithm::kWinograd, kAboutWinograd4, needs_undilated_3x3_with_stride_1, not_for_weights_by_4x4),
 };
 // clang-format on
