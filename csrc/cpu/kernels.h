@@ -6,6 +6,7 @@
 
 namespace handconv {
 
+KernelList avx512_depthwise_packed();
 KernelList avx512_depthwise_planes();
 KernelList avx512_depthwise_planes_weight();
 KernelList avx512_depthwise_channels();
@@ -15,6 +16,7 @@ KernelList avx512_grouped();
 KernelList avx512_channels();
 KernelList avx512_channels_weight();
 KernelList avx512_im2col();
+KernelList avx2_depthwise_packed();
 KernelList avx2_depthwise_planes();
 KernelList avx2_depthwise_planes_weight();
 KernelList avx2_depthwise_channels();
@@ -24,6 +26,7 @@ KernelList avx2_grouped();
 KernelList avx2_channels();
 KernelList avx2_channels_weight();
 KernelList avx2_im2col();
+KernelList baseline_depthwise_packed();
 KernelList baseline_depthwise_planes();
 KernelList baseline_depthwise_planes_weight();
 KernelList baseline_depthwise_channels();

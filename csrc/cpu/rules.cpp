@@ -19,6 +19,13 @@ Refusal needs_nhwc_and_depthwise(const Problem& problem) {
                                                        : "needs one input channel per group";
 }
 
+Refusal needs_depthwise_with_stride_1(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (g.in_channels != g.groups || g.out_channels != g.groups)
+    return "needs one input and one output channel per group";
+  return g.height.stride == 1 && g.width.stride == 1 ? nullptr : "needs stride 1";
+}
+
 Refusal needs_3x3_with_stride_1(const Problem& problem) {
   for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
     if (axis.kernel != 3 || axis.stride != 1) return "needs a 3x3 window with stride 1";
@@ -154,6 +161,10 @@ Refusal not_for_tiles_of_4x4(const Problem& problem) {
   if (!hides_rounding_of_4x4(problem, shape)) return "few channels per group: rounding would show";
   if (const Refusal reason = too_small_for_winograd(problem, shape, 4)) return reason;
   return suits_tiles_of_4x4(problem, shape) ? nullptr : "tiles of 2x2 have less to transform";
+}
+
+Refusal small_depthwise_kernel(const Problem& problem) {
+  return problem.geometry.kernel_area() < 49 ? "few taps do not pay for copying pixels" : nullptr;
 }
 
 Refusal too_large_to_convert(const Problem& problem) {

@@ -10,12 +10,14 @@ namespace handconv {
 Refusal never_refuse(const Problem& problem);
 Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
+Refusal needs_depthwise_with_stride_1(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal needs_undilated_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.
+Refusal small_depthwise_kernel(const Problem& problem);
 Refusal too_large_to_convert(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
 Refusal few_pixels_or_lanes(const Problem& problem);

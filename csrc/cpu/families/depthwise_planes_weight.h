@@ -5,6 +5,7 @@
 #include "cpu/tile.h"
 #include "cpu/images.h"
 #include "cpu/depthwise_planes_rows.h"
+#include "cpu/depthwise_sums.h"
 #include "cpu/depthwise_planes_tile.h"
 #include "cpu/depthwise_planes_weight.h"
 #include "rows.h"

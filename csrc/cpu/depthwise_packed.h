@@ -1,0 +1,292 @@
+// direct.depthwise.packed: y and the input gradient of large depthwise kernels with stride 1, for
+// both layouts and every type; lanes are channels.
+//
+//     filled[i, c] = bias[c] + sum over taps of w[c, tap] * source[i + offset(tap), c]
+//
+// A vector of channels of a strip of the source is packed as [row][column][lane], converted, with
+// zeros for the columns outside: K^2 multiply-adds a pixel pay for one copy, after which loads are
+// aligned, no mask is left, and pixels do not share cache sets as the pixels of channels_last
+// images with 2^n channels do. NCHW is transposed on its way in and out. Register tile:
+// depthwise_packed_tile.h. Bytes: source and filled image once, and the K - 1 rows by which strips
+// overlap.
+
+template <class T>
+class DepthwisePackedKernel {
+ public:
+  using C = Compute<T>;
+
+  static WorkspaceSize workspace(const Problem& problem) {
+    const Gather gather(problem, {});
+    return Plan(gather).size();
+  }
+
+  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
+    const Gather gather(problem, buffers);
+    if (gather.batch * gather.filled_area() == 0) return;
+    DepthwisePackedKernel(problem.layout, gather, workspace).run_all();
+  }
+
+ private:
+  static constexpr std::int64_t L = kLanes<C>;
+  static constexpr int kLargestTile = kVectorBytes == 64 ? 14 : 6;
+
+  // The source positions that an axis reaches: `distance` apart, from filled position + `first` on.
+  struct Reach {
+    explicit Reach(const AxisClass& axis) : taps(axis.taps.count) {
+      const Tap& last = axis.taps[taps - 1];
+      descends = last.offset < axis.taps[0].offset;
+      first = descends ? last.offset : axis.taps[0].offset;
+      span = descends ? axis.taps[0].offset - first : last.offset - first;
+      distance = taps > 1 ? span / (taps - 1) : 1;
+    }
+    std::int64_t taps, first, span, distance;
+    bool descends;
+  };
+
+  // How the work is cut: vectors of channels, samples, strips of rows, segments of columns.
+  struct Plan {
+    explicit Plan(const Gather& gather)
+        : rows(gather.rows.classes()[0]),
+          columns(gather.columns.classes()[0]),
+          height(gather.rows.filled_size),
+          width(gather.columns.filled_size),
+          area(gather.kernel_area()),
+          blocks(ceil_divide(gather.groups, L)) {
+      constexpr std::int64_t kSegment = 112, kItems = 16, kStripBytes = 256 << 10;
+      segments = ceil_divide(width, kSegment);
+      segment = ceil_divide(width, segments);
+      tile = tile_width(segment);
+      packed_width = round_up(segment, tile) + columns.span;
+      const std::int64_t fitting =
+          kStripBytes / (packed_width * L * static_cast<std::int64_t>(sizeof(C))) - rows.span;
+      strip = larger(smaller(fitting, ceil_divide(height, ceil_divide(kItems, blocks * segments))),
+                     kPackedRows * 4 * rows.distance);
+      strips = ceil_divide(height, strip);
+      strip = ceil_divide(height, strips);
+      if (rows.distance == 1) strip = round_up(strip, kPackedRows);
+      strips = ceil_divide(height, strip);
+    }
+    WorkspaceSize size() const {
+      return {0, kHeaderBytes +
+                     sizeof(C) * static_cast<std::size_t>(L * (kPackedRows * kLargestTile + area +
+                                                               packed_pixels() + strip * segment))};
+    }
+    std::int64_t packed_pixels() const { return (strip + rows.span) * packed_width; }
+
+    Reach rows, columns;
+    std::int64_t height, width, area, blocks;
+    std::int64_t segments, segment, strips, strip;
+    std::int64_t tile, packed_width;
+  };
+
+  // The width, of those that there are tiles of, which leaves the fewest pixels unused.
+  static std::int64_t tile_width(std::int64_t width) {
+    std::int64_t best = 0;
+    for (const std::int64_t tile : kTiles) {
+      if (best == 0 || round_up(width, tile) < round_up(width, best)) best = tile;
+    }
+    return best;
+  }
+  static constexpr std::int64_t kTiles[4] = {kLargestTile, kVectorBytes == 64 ? 12 : 5,
+                                             kVectorBytes == 64 ? 8 : 4,
+                                             kVectorBytes == 64 ? 7 : 4};
+
+  // The workspace of a thread: whose weight it holds, the totals of a tile, that weight as [tap by
+  // offset][lane], the packed source, and the filled pixels of a strip before they are transposed.
+  static constexpr std::size_t kHeaderBytes = 64;
+  struct Scratch {
+    std::int64_t* block;
+    C *totals, *weights, *source, *filled;
+  };
+
+  // What an item fills: rows and columns of one sample, and its vector of channels.
+  struct Item {
+    std::int64_t n, channel, lanes;
+    std::int64_t row, rows, column, columns;
+    std::int64_t first_source_row, source_rows;  // that it reads
+  };
+
+  DepthwisePackedKernel(Layout layout, const Gather& gather, const Workspace& workspace)
+      : is_planar_(layout == Layout::kNchw),
+        gather_(gather),
+        workspace_(workspace),
+        plan_(gather) {}
+
+  void run_all() const {
+    for (int thread = 0; thread < max_threads(); ++thread) *scratch_of(thread).block = -1;
+    const std::int64_t per_sample = plan_.strips * plan_.segments;
+    const std::int64_t cost = plan_.strip * plan_.segment * plan_.area * L;
+    const std::int64_t count = plan_.blocks * gather_.batch * per_sample;
+    parallel_for(count, cost, [&](std::int64_t index, int thread) {
+      const std::int64_t part = index % per_sample, block = index / per_sample / gather_.batch;
+      const Scratch scratch = scratch_of(thread);
+      Item item;
+      item.n = index / per_sample % gather_.batch;
+      item.channel = block * L;
+      item.lanes = smaller(gather_.groups - item.channel, L);
+      item.row = part / plan_.segments * plan_.strip;
+      item.rows = smaller(plan_.height - item.row, plan_.strip);
+      item.column = part % plan_.segments * plan_.segment;
+      item.columns = smaller(plan_.width - item.column, plan_.segment);
+      const std::int64_t first = item.row + plan_.rows.first;
+      const std::int64_t last = first + item.rows + plan_.rows.span;
+      item.first_source_row = larger(first, 0);
+      item.source_rows = larger(smaller(last, gather_.rows.source_size) - item.first_source_row, 0);
+      if (*scratch.block != block) {
+        *scratch.block = block;
+        pack_weights(item, scratch.weights);
+      }
+      pack_source(item, scratch.source);
+      if (is_planar_) {
+        fill(item, scratch, scratch.filled, item.columns * L, L, mask_between<C>(0, L));
+        store_planes(item, scratch.filled);
+      } else {
+        const ImageStrides& strides = gather_.filled_strides;
+        T* filled = static_cast<T*>(gather_.filled) + item.n * strides.sample +
+                    item.row * strides.row + item.column * strides.column + item.channel;
+        fill(item, scratch, filled, strides.row, strides.column, mask_between<C>(0, item.lanes));
+      }
+    });
+  }
+
+  Scratch scratch_of(int thread) const {
+    auto* base = workspace_.of_thread<std::byte>(thread);
+    auto* totals = reinterpret_cast<C*>(base + kHeaderBytes);
+    C* weights = totals + kPackedRows * kLargestTile * L;
+    C* source = weights + plan_.area * L;
+    return {reinterpret_cast<std::int64_t*>(base), totals, weights, source,
+            source + plan_.packed_pixels() * L};
+  }
+
+  // In the order of their offsets.
+  void pack_weights(const Item& item, C* target) const {
+    const std::int64_t width = gather_.columns.kernel_size;
+    const T* w = static_cast<const T*>(gather_.w) + item.channel * gather_.w_group;
+    if (gather_.w_column == 1 && gather_.w_row == width) {
+      const bool descends = plan_.rows.descends || plan_.columns.descends;
+      C* first = descends ? target + (plan_.area - 1) * L : target;
+      return transpose_lanes(w, gather_.w_group, item.lanes, plan_.area, first, descends ? -L : L);
+    }
+    for (std::int64_t i = 0; i < plan_.area; ++i, target += L) {
+      const std::int64_t row = i / width, column = i % width;
+      const T* tap = w + (plan_.rows.descends ? plan_.rows.taps - 1 - row : row) * gather_.w_row +
+                     (plan_.columns.descends ? width - 1 - column : column) * gather_.w_column;
+      for (std::int64_t lane = 0; lane < L; ++lane) {
+        target[lane] = lane < item.lanes ? to_compute(tap[lane * gather_.w_group]) : C(0);
+      }
+    }
+  }
+
+  // `count` elements of each of `lanes` lists to vectors target_step apart.
+  static void transpose_lanes(const T* source, std::int64_t source_step, std::int64_t lanes,
+                              std::int64_t count, C* target, std::int64_t target_step) {
+    for (std::int64_t i = 0; i < count; i += L) {
+      const auto mask = mask_between<C>(0, count - i);
+      Vector<C> square[L];
+      for (std::int64_t lane = 0; lane < L; ++lane) {
+        square[lane] =
+            lane < lanes ? load_masked(source + lane * source_step + i, mask) : Vector<C>{};
+      }
+      transpose<C>(square);
+      for (std::int64_t j = 0; j < L && i + j < count; ++j, target += target_step) {
+        store(target, square[j]);
+      }
+    }
+  }
+
+  void pack_source(const Item& item, C* target) const {
+    const ImageStrides& strides = gather_.source_strides;
+    const T* source = static_cast<const T*>(gather_.source) + item.n * strides.sample +
+                      item.first_source_row * strides.row + item.channel * strides.channel;
+    const std::int64_t start = item.column + plan_.columns.first;  // source column of pixel 0
+    const std::int64_t width = plan_.packed_width, size = gather_.columns.source_size;
+    const std::int64_t begin = smaller(larger(-start, 0), width);
+    const std::int64_t end = larger(smaller(size - start, width), begin);
+    const auto mask = mask_between<C>(0, item.lanes);
+    for (std::int64_t row = 0; row < item.source_rows; ++row, source += strides.row) {
+      C* line = target + row * width * L;
+      const T* pixel = source + (start + begin) * strides.column;
+      for (std::int64_t i = 0; i < begin; ++i) store(line + i * L, Vector<C>{});
+      if (is_planar_) {
+        transpose_lanes(pixel, strides.channel, item.lanes, end - begin, line + begin * L, L);
+      } else {
+        for (std::int64_t i = begin; i < end; ++i, pixel += strides.column) {
+          store(line + i * L, load_masked(pixel, mask));
+        }
+      }
+      for (std::int64_t i = end; i < width; ++i) store(line + i * L, Vector<C>{});
+    }
+  }
+
+  template <class U>
+  void fill(const Item& item, const Scratch& scratch, U* filled, std::int64_t row_step,
+            std::int64_t pixel_step, Mask<C> mask) const {
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    const auto exist = mask_between<C>(0, item.lanes);
+    const Vector<C> start = bias ? load_masked(bias + item.channel, exist) : Vector<C>{};
+    const std::int64_t E = plan_.rows.distance, line = plan_.packed_width * L;
+    PackedTaps<C> taps{scratch.source,
+                       E * line,
+                       plan_.columns.distance * L,
+                       scratch.weights,
+                       plan_.rows.taps,
+                       plan_.columns.taps,
+                       0,
+                       0,
+                       0,
+                       0};
+    const std::int64_t left = plan_.columns.first, size = gather_.columns.source_size;
+    const bool sees_all = plan_.columns.distance == 1 && left + plan_.tile - 1 <= 0 &&
+                          size <= plan_.columns.taps + left && plan_.width <= plan_.tile;
+    if (sees_all) {
+      taps.inner_columns = size;
+      taps.inner_first = -left;
+    }
+    for (std::int64_t set = 0; set < smaller(E, item.rows); ++set) {
+      for (std::int64_t row = set; row < item.rows; row += kPackedRows * E) {
+        // Line q of the tile is this many rows, and q E, below the first that was packed.
+        const std::int64_t first = item.row + row + plan_.rows.first - item.first_source_row;
+        taps.begin = first < 0 ? ceil_divide(-first, E) : 0;
+        taps.end = smaller(plan_.rows.taps + 1, ceil_divide(item.source_rows - first, E));
+        const C* source = scratch.source + first * line;
+        PackedTarget<U> target{filled + row * row_step, E * row_step, pixel_step,
+                               row + E < item.rows ? 2 : 1, 0};
+        for (std::int64_t column = 0; column < item.columns; column += plan_.tile) {
+          taps.source = source + column * L;
+          target.first = filled + row * row_step + column * pixel_step;
+          target.pixels = item.columns - column;
+          fill_tile(taps, target, start, mask, scratch.totals);
+        }
+      }
+    }
+  }
+
+  template <class U>
+  void fill_tile(const PackedTaps<C>& taps, const PackedTarget<U>& target, Vector<C> start,
+                 Mask<C> mask, C* totals) const {
+    const std::int64_t tile = plan_.tile;
+    if (tile == kTiles[0]) return fill_packed_tile<kTiles[0]>(taps, target, start, mask, totals);
+    if (tile == kTiles[1]) return fill_packed_tile<kTiles[1]>(taps, target, start, mask, totals);
+    if (tile == kTiles[2]) return fill_packed_tile<kTiles[2]>(taps, target, start, mask, totals);
+    fill_packed_tile<kTiles[3]>(taps, target, start, mask, totals);
+  }
+
+  void store_planes(const Item& item, const C* filled) const {
+    const ImageStrides& strides = gather_.filled_strides;
+    T* target = static_cast<T*>(gather_.filled) + item.n * strides.sample +
+                item.channel * strides.channel + item.row * strides.row + item.column;
+    if (item.columns == strides.row) {
+      return transpose_matrix(filled, L, item.rows * item.columns, item.lanes, target,
+                              strides.channel);
+    }
+    for (std::int64_t row = 0; row < item.rows; ++row, target += strides.row) {
+      transpose_matrix(filled + row * item.columns * L, L, item.columns, item.lanes, target,
+                       strides.channel);
+    }
+  }
+
+  bool is_planar_;
+  const Gather& gather_;
+  const Workspace& workspace_;
+  const Plan plan_;
+};
