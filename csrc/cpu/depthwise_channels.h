@@ -50,12 +50,26 @@ class DepthwiseChannelsKernel {
       // The weight of a chunk stays in the L1 cache, and there are items enough for many threads.
       constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16, kPackedBytes = 64 << 10;
       const std::int64_t bytes = blocks * block_weights() * static_cast<std::int64_t>(sizeof(C));
-      packs_all = bytes <= kPackedBytes;
+      // Rows of the source that strips share should still lie in the L2 cache when the next strip
+      // comes: if they are too long for that, an item takes fewer channels of more of them.
+      constexpr std::int64_t kWindowBytes = 512 << 10;
+      const std::int64_t window = window_bytes();
+      packs_all = bytes <= kPackedBytes && window <= kWindowBytes;
       chunks = ceil_divide(bytes, kChunkBytes);
+      if (window > kWindowBytes) chunks = larger(chunks, ceil_divide(window, kWindowBytes / 2));
       while (chunks * strips < kItems) chunks *= 2;
       if (chunks > blocks) chunks = blocks;
     }
 
+    // Of the source rows that a strip reads.
+    std::int64_t window_bytes() const {
+      const AxisClass& rows = gather.rows.classes()[0];
+      const std::int64_t taps = rows.taps.count;
+      if (taps == 0) return 0;
+      const std::int64_t reach = rows.taps[taps - 1].offset - rows.taps[0].offset;
+      return (larger(reach, -reach) + kStripRows * rows.source_step) * gather.source_strides.row *
+             static_cast<std::int64_t>(sizeof(T));
+    }
     std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
     std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
     std::int64_t packed_blocks() const { return packs_all ? blocks : ceil_divide(blocks, chunks); }

@@ -17,7 +17,7 @@ class DepthwisePackedKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
-    return Plan(gather).size();
+    return Plan(problem.layout, gather).size();
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -45,8 +45,9 @@ class DepthwisePackedKernel {
 
   // How the work is cut: vectors of channels, samples, strips of rows, segments of columns.
   struct Plan {
-    explicit Plan(const Gather& gather)
-        : rows(gather.rows.classes()[0]),
+    Plan(Layout layout, const Gather& gather)
+        : is_planar(layout == Layout::kNchw),
+          rows(gather.rows.classes()[0]),
           columns(gather.columns.classes()[0]),
           height(gather.rows.filled_size),
           width(gather.columns.filled_size),
@@ -65,18 +66,31 @@ class DepthwisePackedKernel {
       strip = ceil_divide(height, strips);
       if (rows.distance == 1) strip = round_up(strip, kPackedRows);
       strips = ceil_divide(height, strip);
+      // Where pixels hold all channels, vectors of channels are innermost, unless that would move
+      // the weights in and out of the cache.
+      constexpr std::int64_t kWeightBytes = 128 << 10;
+      pixel_order =
+          !is_planar && all_weights() * static_cast<std::int64_t>(sizeof(C)) <= kWeightBytes;
     }
     WorkspaceSize size() const {
-      return {0, kHeaderBytes +
-                     sizeof(C) * static_cast<std::size_t>(L * (kPackedRows * kLargestTile + area +
-                                                               packed_pixels() + strip * segment))};
+      const auto bytes = [](std::int64_t elements) {
+        return static_cast<std::size_t>(elements) * sizeof(C);
+      };
+      const std::int64_t weights = pixel_order ? 0 : area * L;
+      const std::int64_t filled = is_planar ? strip * segment * L : 0;
+      return {pixel_order ? bytes(all_weights()) : 0,
+              kHeaderBytes +
+                  bytes(kPackedRows * kLargestTile * L + weights + packed_pixels() * L + filled)};
     }
+    std::int64_t all_weights() const { return blocks * area * L; }
     std::int64_t packed_pixels() const { return (strip + rows.span) * packed_width; }
 
+    bool is_planar;
     Reach rows, columns;
     std::int64_t height, width, area, blocks;
     std::int64_t segments, segment, strips, strip;
     std::int64_t tile, packed_width;
+    bool pixel_order;  // of the items, and all weights are packed first
   };
 
   // The width, of those that there are tiles of, which leaves the fewest pixels unused.
@@ -101,78 +115,93 @@ class DepthwisePackedKernel {
 
   // What an item fills: rows and columns of one sample, and its vector of channels.
   struct Item {
-    std::int64_t n, channel, lanes;
+    std::int64_t n, block, channel, lanes;
     std::int64_t row, rows, column, columns;
     std::int64_t first_source_row, source_rows;  // that it reads
   };
 
   DepthwisePackedKernel(Layout layout, const Gather& gather, const Workspace& workspace)
-      : is_planar_(layout == Layout::kNchw),
-        gather_(gather),
-        workspace_(workspace),
-        plan_(gather) {}
+      : gather_(gather), workspace_(workspace), plan_(layout, gather) {}
 
   void run_all() const {
-    for (int thread = 0; thread < max_threads(); ++thread) *scratch_of(thread).block = -1;
-    const std::int64_t per_sample = plan_.strips * plan_.segments;
+    const std::int64_t blocks = plan_.blocks, parts = plan_.strips * plan_.segments;
+    if (plan_.pixel_order) {
+      parallel_for(blocks, plan_.area * L, [&](std::int64_t block, int) {
+        pack_weights(block, workspace_.shared<C>() + block * plan_.area * L);
+      });
+    } else {
+      for (int thread = 0; thread < max_threads(); ++thread) *scratch_of(thread).block = -1;
+    }
     const std::int64_t cost = plan_.strip * plan_.segment * plan_.area * L;
-    const std::int64_t count = plan_.blocks * gather_.batch * per_sample;
-    parallel_for(count, cost, [&](std::int64_t index, int thread) {
-      const std::int64_t part = index % per_sample, block = index / per_sample / gather_.batch;
-      const Scratch scratch = scratch_of(thread);
-      Item item;
-      item.n = index / per_sample % gather_.batch;
-      item.channel = block * L;
-      item.lanes = smaller(gather_.groups - item.channel, L);
-      item.row = part / plan_.segments * plan_.strip;
-      item.rows = smaller(plan_.height - item.row, plan_.strip);
-      item.column = part % plan_.segments * plan_.segment;
-      item.columns = smaller(plan_.width - item.column, plan_.segment);
-      const std::int64_t first = item.row + plan_.rows.first;
-      const std::int64_t last = first + item.rows + plan_.rows.span;
-      item.first_source_row = larger(first, 0);
-      item.source_rows = larger(smaller(last, gather_.rows.source_size) - item.first_source_row, 0);
-      if (*scratch.block != block) {
-        *scratch.block = block;
-        pack_weights(item, scratch.weights);
-      }
-      pack_source(item, scratch.source);
-      if (is_planar_) {
-        fill(item, scratch, scratch.filled, item.columns * L, L, mask_between<C>(0, L));
-        store_planes(item, scratch.filled);
-      } else {
-        const ImageStrides& strides = gather_.filled_strides;
-        T* filled = static_cast<T*>(gather_.filled) + item.n * strides.sample +
-                    item.row * strides.row + item.column * strides.column + item.channel;
-        fill(item, scratch, filled, strides.row, strides.column, mask_between<C>(0, item.lanes));
-      }
+    const std::int64_t rest = gather_.batch * parts;
+    parallel_for(blocks * rest, cost, [&](std::int64_t index, int thread) {
+      const std::int64_t block = plan_.pixel_order ? index % blocks : index / rest;
+      const std::int64_t part = plan_.pixel_order ? index / blocks : index % rest;
+      fill_item(item_of(block, part / parts, part % parts), scratch_of(thread));
     });
+  }
+
+  Item item_of(std::int64_t block, std::int64_t n, std::int64_t part) const {
+    Item item;
+    item.n = n;
+    item.block = block;
+    item.channel = block * L;
+    item.lanes = smaller(gather_.groups - item.channel, L);
+    item.row = part / plan_.segments * plan_.strip;
+    item.rows = smaller(plan_.height - item.row, plan_.strip);
+    item.column = part % plan_.segments * plan_.segment;
+    item.columns = smaller(plan_.width - item.column, plan_.segment);
+    const std::int64_t first = item.row + plan_.rows.first;
+    const std::int64_t last = first + item.rows + plan_.rows.span;
+    item.first_source_row = larger(first, 0);
+    item.source_rows = larger(smaller(last, gather_.rows.source_size) - item.first_source_row, 0);
+    return item;
+  }
+
+  void fill_item(const Item& item, Scratch scratch) const {
+    if (plan_.pixel_order) {
+      scratch.weights = workspace_.shared<C>() + item.block * plan_.area * L;
+    } else if (*scratch.block != item.block) {
+      *scratch.block = item.block;
+      pack_weights(item.block, scratch.weights);
+    }
+    pack_source(item, scratch.source);
+    if (plan_.is_planar) {
+      fill(item, scratch, scratch.filled, item.columns * L, L, mask_between<C>(0, L));
+      store_planes(item, scratch.filled);
+    } else {
+      const ImageStrides& strides = gather_.filled_strides;
+      T* filled = static_cast<T*>(gather_.filled) + item.n * strides.sample +
+                  item.row * strides.row + item.column * strides.column + item.channel;
+      fill(item, scratch, filled, strides.row, strides.column, mask_between<C>(0, item.lanes));
+    }
   }
 
   Scratch scratch_of(int thread) const {
     auto* base = workspace_.of_thread<std::byte>(thread);
     auto* totals = reinterpret_cast<C*>(base + kHeaderBytes);
     C* weights = totals + kPackedRows * kLargestTile * L;
-    C* source = weights + plan_.area * L;
+    C* source = weights + (plan_.pixel_order ? 0 : plan_.area * L);
     return {reinterpret_cast<std::int64_t*>(base), totals, weights, source,
             source + plan_.packed_pixels() * L};
   }
 
   // In the order of their offsets.
-  void pack_weights(const Item& item, C* target) const {
+  void pack_weights(std::int64_t block, C* target) const {
     const std::int64_t width = gather_.columns.kernel_size;
-    const T* w = static_cast<const T*>(gather_.w) + item.channel * gather_.w_group;
+    const T* w = static_cast<const T*>(gather_.w) + block * L * gather_.w_group;
+    const std::int64_t lanes = smaller(gather_.groups - block * L, L);
     if (gather_.w_column == 1 && gather_.w_row == width) {
       const bool descends = plan_.rows.descends || plan_.columns.descends;
       C* first = descends ? target + (plan_.area - 1) * L : target;
-      return transpose_lanes(w, gather_.w_group, item.lanes, plan_.area, first, descends ? -L : L);
+      return transpose_lanes(w, gather_.w_group, lanes, plan_.area, first, descends ? -L : L);
     }
     for (std::int64_t i = 0; i < plan_.area; ++i, target += L) {
       const std::int64_t row = i / width, column = i % width;
       const T* tap = w + (plan_.rows.descends ? plan_.rows.taps - 1 - row : row) * gather_.w_row +
                      (plan_.columns.descends ? width - 1 - column : column) * gather_.w_column;
       for (std::int64_t lane = 0; lane < L; ++lane) {
-        target[lane] = lane < item.lanes ? to_compute(tap[lane * gather_.w_group]) : C(0);
+        target[lane] = lane < lanes ? to_compute(tap[lane * gather_.w_group]) : C(0);
       }
     }
   }
@@ -207,7 +236,7 @@ class DepthwisePackedKernel {
       C* line = target + row * width * L;
       const T* pixel = source + (start + begin) * strides.column;
       for (std::int64_t i = 0; i < begin; ++i) store(line + i * L, Vector<C>{});
-      if (is_planar_) {
+      if (plan_.is_planar) {
         transpose_lanes(pixel, strides.channel, item.lanes, end - begin, line + begin * L, L);
       } else {
         for (std::int64_t i = begin; i < end; ++i, pixel += strides.column) {
@@ -285,7 +314,6 @@ class DepthwisePackedKernel {
     }
   }
 
-  bool is_planar_;
   const Gather& gather_;
   const Workspace& workspace_;
   const Plan plan_;

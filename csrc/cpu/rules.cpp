@@ -164,7 +164,24 @@ Refusal not_for_tiles_of_4x4(const Problem& problem) {
 }
 
 Refusal small_depthwise_kernel(const Problem& problem) {
-  return problem.geometry.kernel_area() < 49 ? "few taps do not pay for copying pixels" : nullptr;
+  const Geometry& g = problem.geometry;
+  const std::int64_t taps = g.kernel_area();
+  const bool is_short = problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16;
+  const bool is_dilated = g.height.dilation > 1 || g.width.dilation > 1;
+  constexpr Refusal kFewTaps = "few taps do not pay for copying pixels";
+  if (problem.layout == Layout::kNhwc) {
+    // Dilation spreads the pixels that a strip needs over too many rows to stay in the cache.
+    if (is_dilated && !is_short && taps < 81) return "dilated, with few taps";
+    return taps >= (is_dilated ? 9 : 25) ? nullptr : kFewTaps;
+  }
+  // Rows of NCHW are transposed, which lanes of columns need not be; but short rows leave those
+  // lanes empty, and short types are then converted once.
+  const bool is_narrow = g.width.output <= 14;
+  const std::int64_t fewest = is_short                                        ? 25
+                              : is_narrow && problem.dtype == DType::kFloat32 ? 49
+                                                                              : 81;
+  const bool reaches_far = g.height.dilation >= 4 && g.width.dilation >= 4 && taps >= 9;
+  return taps >= fewest || reaches_far ? nullptr : kFewTaps;
 }
 
 Refusal too_large_to_convert(const Problem& problem) {
