@@ -157,6 +157,13 @@ def test_the_switch_reaches_compiled_code_without_a_guard() -> None:
     assert torch.equal(off, handconv.conv2d(x, w, None, *case.arguments, algorithm="direct"))
 
 
+def test_weight_gradients_of_dilated_windows_are_the_direct_ones() -> None:
+    case = Case("dilated", 1, 32, 20, 20, 32, (3, 3), padding=(2, 2), dilation=(2, 2))
+    operands = operands_of(case, "weight_grad", torch.float32, integers=False)
+    found = run(case, "weight_grad", operands, "winograd")
+    assert torch.equal(found, run(case, "weight_grad", operands, "direct"))
+
+
 @by_slot
 def test_what_it_cannot_do_it_refuses(slot: str) -> None:
     case = CASES["1x1"]
