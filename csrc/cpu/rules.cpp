@@ -61,6 +61,9 @@ Refusal needs_rows_alike(const Problem& problem) {
   if (problem.layout != Layout::kNchw) return "needs contiguous (NCHW) images";
   if (g.height.stride != 1 || g.width.stride != 1 || g.width.input != g.width.output)
     return "needs stride 1 and rows as long filled as in the source";
+  const bool forward = problem.slot == Slot::kOutput;
+  const std::int64_t source = forward ? g.in_channels_per_group() : g.out_channels_per_group();
+  if (source * g.kernel_area() > 384) return "so long a sum should be made of partial sums";
   constexpr std::int64_t kMasks = std::int64_t{1} << 20;
   return (g.input_area() + g.output_area()) * g.kernel_area() <= kMasks
              ? nullptr
@@ -268,9 +271,7 @@ Refusal better_in_scratch(const Problem& problem) {
   if (problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16)
     return "16-bit elements would be converted for every tap";
   if (g.groups == 1) return "no groups";
-  // Longer sums are better made of partial sums.
-  const Shape shape(problem);
-  return shape.source * g.kernel_area() <= 384 ? nullptr : "groups have too many channels";
+  return nullptr;
 }
 
 Refusal many_channels_per_group(const Problem& problem) {
