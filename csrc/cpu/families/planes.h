@@ -22,6 +22,7 @@ constexpr const char* kAboutPlanes = "lanes are pixels of zero-padded planes in 
 inline Refusal fills_vectors_of_channels(const Problem& problem) {
   const std::int64_t lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
   const Geometry& g = problem.geometry;
+  // Tried: pixels as lanes for 16 to 32 channels a group; .2 to .8 of F.conv2d's speed.
   // Half of a vector of channels against nearly whole vectors of pixels.
   const bool long_rows = g.groups > 1 && problem.dtype == DType::kFloat32 && g.width.stride == 1 &&
                          g.width.output >= 28 && g.in_channels_per_group() <= lanes / 2;
