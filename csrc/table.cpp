@@ -19,18 +19,9 @@ std::vector<Kernel> collect_kernels() {
   const auto append = [&](std::initializer_list<KernelList> families) {
     for (const auto& family : families) table.insert(table.end(), family.begin, family.end);
   };
-  if (isa_is_usable(Isa::kAvx512))
-    append({avx512_depthwise_packed(), avx512_depthwise_planes(), avx512_depthwise_planes_weight(),
-            avx512_depthwise_channels(), avx512_winograd(), avx512_planes(), avx512_grouped(),
-            avx512_channels(), avx512_channels_weight(), avx512_im2col()});
-  if (isa_is_usable(Isa::kAvx2))
-    append({avx2_depthwise_packed(), avx2_depthwise_planes(), avx2_depthwise_planes_weight(),
-            avx2_depthwise_channels(), avx2_winograd(), avx2_planes(), avx2_grouped(),
-            avx2_channels(), avx2_channels_weight(), avx2_im2col()});
-  append({baseline_depthwise_packed(), baseline_depthwise_planes(),
-          baseline_depthwise_planes_weight(), baseline_depthwise_channels(), baseline_winograd(),
-          baseline_planes(), baseline_grouped(), baseline_channels(), baseline_channels_weight(),
-          baseline_im2col()});
+  if (isa_is_usable(Isa::kAvx512)) append({HANDCONV_CPU_FAMILIES(HANDCONV_AVX512)});
+  if (isa_is_usable(Isa::kAvx2)) append({HANDCONV_CPU_FAMILIES(HANDCONV_AVX2)});
+  append({HANDCONV_CPU_FAMILIES(HANDCONV_BASELINE)});
   append({reference_kernels()});
 #if HANDCONV_WITH_CUDA
   append({cuda_depthwise(), cuda_grouped(), cuda_gemm(), cuda_im2col(), cuda_reference()});

@@ -256,6 +256,14 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("2x2 stride 3 skips pixels", (1, 4, 11, 10), 5, 2, stride=3, bias=False),
     _small("1x1 stride above kernel", (1, 7, 9, 13), 6, 1, stride=(4, 5)),
     _small("stride by axis", (1, 5, 9, 12), 8, 3, stride=(1, 3), padding=1),
+    # Few input channels.
+    _small("stem 7x7 stride 2", (2, 3, 21, 37), 70, 7, stride=2, padding=3),
+    _small("stem 3x3 stride 4", (1, 2, 18, 75), 33, 3, stride=4, padding=(2, 1), bias=False),
+    _small(
+        "stem 5x4 stride 3", (2, 4, 16, 31), 17, (5, 4), stride=(2, 3), padding=2, dilation=(1, 2)
+    ),
+    _small("stem of 363 terms", (1, 3, 25, 23), 18, 11, stride=(2, 1), padding=4),
+    _small("stem in two parts of a row", (1, 1, 3, 130), 16, 3, padding=(0, 1)),
     # Dilation.
     _small("dilation 2", (1, 6, 9, 10), 7, 3, padding=2, dilation=2),
     _small("dilation 3", (1, 5, 12, 17), 4, 3, padding=3, dilation=3, bias=False),

@@ -4,38 +4,21 @@
 
 #include "table.h"
 
+// The families in the order of the table. With the macros below both the declarations of the
+// functions that return their rows and the calls of these.
+#define HANDCONV_CPU_FAMILIES(of)                                                    \
+  of(stem), of(depthwise_packed), of(depthwise_planes), of(depthwise_planes_weight), \
+      of(depthwise_channels), of(winograd), of(planes), of(grouped), of(channels),   \
+      of(channels_weight), of(im2col)
+#define HANDCONV_AVX512(family) avx512_##family()
+#define HANDCONV_AVX2(family) avx2_##family()
+#define HANDCONV_BASELINE(family) baseline_##family()
+
 namespace handconv {
 
-KernelList avx512_depthwise_packed();
-KernelList avx512_depthwise_planes();
-KernelList avx512_depthwise_planes_weight();
-KernelList avx512_depthwise_channels();
-KernelList avx512_winograd();
-KernelList avx512_planes();
-KernelList avx512_grouped();
-KernelList avx512_channels();
-KernelList avx512_channels_weight();
-KernelList avx512_im2col();
-KernelList avx2_depthwise_packed();
-KernelList avx2_depthwise_planes();
-KernelList avx2_depthwise_planes_weight();
-KernelList avx2_depthwise_channels();
-KernelList avx2_winograd();
-KernelList avx2_planes();
-KernelList avx2_grouped();
-KernelList avx2_channels();
-KernelList avx2_channels_weight();
-KernelList avx2_im2col();
-KernelList baseline_depthwise_packed();
-KernelList baseline_depthwise_planes();
-KernelList baseline_depthwise_planes_weight();
-KernelList baseline_depthwise_channels();
-KernelList baseline_winograd();
-KernelList baseline_planes();
-KernelList baseline_grouped();
-KernelList baseline_channels();
-KernelList baseline_channels_weight();
-KernelList baseline_im2col();
+KernelList HANDCONV_CPU_FAMILIES(HANDCONV_AVX512);
+KernelList HANDCONV_CPU_FAMILIES(HANDCONV_AVX2);
+KernelList HANDCONV_CPU_FAMILIES(HANDCONV_BASELINE);
 KernelList reference_kernels();
 
 }  // namespace handconv

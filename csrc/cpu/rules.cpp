@@ -26,6 +26,10 @@ Refusal needs_depthwise_with_stride_1(const Problem& problem) {
   return g.height.stride == 1 && g.width.stride == 1 ? nullptr : "needs stride 1";
 }
 
+Refusal needs_one_group(const Problem& problem) {
+  return problem.geometry.groups == 1 ? nullptr : "needs one group";
+}
+
 Refusal needs_3x3_with_stride_1(const Problem& problem) {
   for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
     if (axis.kernel != 3 || axis.stride != 1) return "needs a 3x3 window with stride 1";
@@ -185,6 +189,15 @@ Refusal small_depthwise_kernel(const Problem& problem) {
                                                                               : 81;
   const bool reaches_far = g.height.dilation >= 4 && g.width.dilation >= 4 && taps >= 9;
   return taps >= fewest || reaches_far ? nullptr : kFewTaps;
+}
+
+Refusal not_a_stem(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (g.in_channels > 4) return "has many input channels, which other kernels read as vectors";
+  if (g.out_channels < 16) return "has too few output channels to be lanes, or rows of a tile";
+  if (problem.layout == Layout::kNchw && g.width.output < 8) return "has rows of too few pixels";
+  return g.kernel_area() > 1 ? nullptr
+                             : "has sums of so few terms that other kernels do it in place";
 }
 
 Refusal too_large_to_convert(const Problem& problem) {

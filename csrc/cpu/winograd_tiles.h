@@ -7,7 +7,9 @@
 class TileAxis {
  public:
   TileAxis(const AxisTaps& axis, int outputs)
-      : size_(axis.filled_size), outputs_(outputs), dilation_(dilation_of(axis.classes()[0])) {
+      : TileAxis(axis.filled_size, outputs, dilation_of(axis.classes()[0])) {}
+  TileAxis(std::int64_t size, int outputs, std::int64_t dilation)
+      : size_(size), outputs_(outputs), dilation_(dilation) {
     larger_ = size_ % dilation_;
     tiles_of_larger_ = ceil_divide(ceil_divide(size_, dilation_), outputs);
     tiles_of_others_ = ceil_divide(size_ / dilation_, outputs);

@@ -23,8 +23,8 @@ struct WinogradWeightPlan {
   std::int64_t pass;     // samples whose images lie in the workspace at a time
 
   explicit WinogradWeightPlan(const Problem& problem)
-      : grid{ceil_divide(problem.geometry.height.output, kOutputs),
-             ceil_divide(problem.geometry.width.output, kOutputs)},
+      : grid{{problem.geometry.height.output, kOutputs, 1},
+             {problem.geometry.width.output, kOutputs, 1}},
         groups(problem.geometry.groups),
         batch(problem.geometry.batch),
         // Lanes in the order of w are stored without a transposition.

@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY stem
+#define HANDCONV_FAMILY_HEADER "cpu/families/stem.h"
+#include "cpu/units/avx512.h"
