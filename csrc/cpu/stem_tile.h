@@ -1,7 +1,10 @@
 // The register tile of direct.stem: up to R rows by V vectors of lanes, kept in registers while a
 // block of the sum runs.
 //
-//     target[r][lane] = start[r][lane] + sum over terms k of row[r][k] * lanes[k][lane]
+//     target[r][lane] = bias + sum over terms k of row[r][k] * lanes[k][lane]
+//
+// for the first block of the sum; those after it are added to the target, each a sum of its own,
+// which keeps rounding from growing with their number.
 //
 // channels_last makes pixels the rows and output channels the lanes; NCHW the other way round, so
 // that both write vectors as they lie in memory. Few channels make the runs of neighbouring terms
@@ -32,7 +35,7 @@ struct StemJob {
   std::int64_t lane_pitch;  // from term to term of the weight, if it is the lanes
   const std::int64_t* offsets;
   std::int64_t terms;
-  const C* bias;  // of the first row or lane; null: sums go on from what the target holds
+  const C* bias;  // of the first row or lane; null: the sum is added to what the target holds
   C* target;
   std::int64_t target_pitch;
   Mask<C> tail;  // lanes of the last vector that are stored
@@ -49,11 +52,9 @@ template <class C, bool kPixelsAreRows, int R, int V>
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      if (job.bias) {
-        sums[r][v] = kPixelsAreRows ? load(job.bias + v * kLanes<C>) : broadcast(job.bias[r]);
-      } else {
-        sums[r][v] = load(target + r * target_pitch + v * kLanes<C>);
-      }
+      sums[r][v] = !job.bias        ? Vector<C>{}
+                   : kPixelsAreRows ? load(job.bias + v * kLanes<C>)
+                                    : broadcast(job.bias[r]);
     }
   }
   // A row of y in planes is no stream that the processor foresees: without this the stores would
@@ -82,6 +83,13 @@ template <class C, bool kPixelsAreRows, int R, int V>
       const Vector<C> element = broadcast((r < 5 ? first : r < 10 ? fifth : tenth)[r % 5 * pitch]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
+    }
+  }
+  if (!job.bias) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sums[r][v] += load(target + r * target_pitch + v * kLanes<C>);
     }
   }
 #pragma GCC unroll 16
