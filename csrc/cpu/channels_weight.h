@@ -34,8 +34,13 @@ class ChannelsWeightKernel {
         plan_(problem),
         scratch_(plan_),
         strips_(problem, buffers, plan_),
-        store_{plan_.channels_innermost, plan_.lanes_are_inputs, plan_.blocks.full,
-               plan_.total_rows(),       plan_.chunks,           plan_.total_elements()} {}
+        store_{plan_.channels_innermost,
+               plan_.lanes_are_inputs,
+               plan_.merges_columns || (plan_.channels_innermost && !plan_.lanes_are_inputs),
+               plan_.blocks.full,
+               plan_.total_rows(),
+               plan_.chunks,
+               plan_.total_elements()} {}
 
   void run_all() const {
     const std::int64_t cost = g_.batch * g_.output_area() / plan_.chunks * plan_.patch_blocks *
@@ -97,7 +102,8 @@ class ChannelsWeightKernel {
           const Range rows = part_of(chunk_rows, row_strips, row);
           const WeightStrip strip{n,       smaller(plan_.samples, g_.batch - n), rows,
                                   columns, window_of(g_.height, rows, false),    x_columns};
-          multiply(patch, strip, scratch, strips_.pack(patch, strip, scratch), totals, starts);
+          multiply(patch, strip, strips_.pack(patch, strip, scratch), strips_.lists_in(scratch),
+                   totals, starts);
           starts = false;
         }
       }
@@ -122,8 +128,9 @@ class ChannelsWeightKernel {
   }
 
   // Adds the products of a strip to the totals.
-  void multiply(const WeightPatch& patch, const WeightStrip& strip, C* scratch,
-                const WeightPanel<C>& panel, const Totals& totals, bool starts) const {
+  void multiply(const WeightPatch& patch, const WeightStrip& strip,
+                const WeightOperands<C>& operands, const PairLists& lists, const Totals& totals,
+                bool starts) const {
     const std::int64_t blocks = ceil_divide(strip.pixels(), Plan::kBlockPixels);
     const std::int64_t width = strip.column_count();
     for (std::int64_t block = 0; block < blocks; ++block) {
@@ -133,8 +140,9 @@ class ChannelsWeightKernel {
       for (std::int64_t b = 0; b < plan_.block_count(patch); ++b) {
         visit_vectors(plan_.block_vectors(patch, b), [&](auto vectors) {
           const Totals block_totals{totals.data + b * totals.block, 0, totals.step};
-          const WeightPanel<C> block_panel{panel.data + b * panel.block, 0, panel.sample};
-          multiply_block<decltype(vectors)::value>(patch, strip, first, last, scratch, block_panel,
+          WeightOperands<C> block_operands = operands;
+          block_operands.panel += b * operands.block;
+          multiply_block<decltype(vectors)::value>(patch, strip, first, last, block_operands, lists,
                                                    block_totals, starts && block == 0);
         });
       }
@@ -143,9 +151,8 @@ class ChannelsWeightKernel {
 
   template <int V>
   void multiply_block(const WeightPatch& patch, const WeightStrip& strip, const Position& first,
-                      const Position& last, C* scratch, const WeightPanel<C>& panel,
-                      const Totals& totals, bool starts) const {
-    const PairLists lists = strips_.lists_in(scratch);
+                      const Position& last, const WeightOperands<C>& operands,
+                      const PairLists& lists, const Totals& totals, bool starts) const {
     const RowTiles tiles = tiles_of(patch);
     const bool swapped = plan_.lanes_are_inputs;
     for (std::int64_t kh = 0; kh < g_.height.kernel; ++kh) {
@@ -156,17 +163,17 @@ class ChannelsWeightKernel {
       // Of x, from the packed row that the first tap sees to that of this one.
       const std::int64_t x_row =
           (g_.height.input_position(strip.rows.first, kh) - strip.x_rows.first) / strip.x_rows.step;
-      const std::int64_t x_offset = x_row * strip.x_columns.count * strips_.x_step();
+      const std::int64_t x_offset = x_row * strips_.x_steps(strip.x_columns).line;
       for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
         const std::int64_t begin = from.pixels_before(lists.columns[kw]);
         const std::int64_t count = larger(to.pixels_before(lists.columns[kw]) - begin, 0);
         if (count == 0 && !starts) continue;
-        const TileProduct<C> product{panel.data + (swapped ? x_offset : 0),
-                                     scratch + scratch_.rows + (swapped ? 0 : x_offset),
-                                     scratch_.row_tile,
+        const TileProduct<C> product{operands.panel + (swapped ? x_offset : 0),
+                                     operands.rows + (swapped ? 0 : x_offset),
+                                     strips_.tile_step(),
                                      strip.samples,
-                                     panel.sample,
-                                     scratch_.row_sample,
+                                     operands.panel_sample,
+                                     operands.row_sample,
                                      lists.of_tap(kw) + begin,
                                      count,
                                      nullptr,
@@ -181,11 +188,9 @@ class ChannelsWeightKernel {
     }
   }
 
-  // Lines of x that are made of a row of w each: one if they have the channels innermost.
-  std::int64_t lines() const { return plan_.channels_innermost ? 1 : plan_.row_channels; }
   RowTiles tiles_of(const WeightPatch& patch) const {
     if (!plan_.merges_columns) return strips_.packed_tiles(patch);
-    return RowTiles(g_.width.kernel * plan_.row_channels / lines(), kRowTile, true);
+    return RowTiles(g_.width.kernel * plan_.row_channels, kRowTile, true);
   }
 
   template <int V>
@@ -200,26 +205,23 @@ class ChannelsWeightKernel {
           tiles.rows(tile + 1) == kRowTile) {
         count = 2 * kRowTile;
       }
-      product.rows = rows + tile * scratch_.row_tile;
+      product.rows = rows + strips_.tile_offset(tiles, tile);
       product.totals = totals.data + store_.row_of(g_, patch, tiles.first(tile), tap) * totals.step;
       multiply_tile_of<V>(static_cast<int>(count), product);
     }
   }
 
-  // Rows are taps along the width, of each input channel or of all of them.
+  // Rows are the input channels of the taps along the width.
   template <int V>
   void multiply_lines(const RowTiles& tiles, std::int64_t kh, const Totals& totals,
                       TileProduct<C> product) const {
     const C* rows = product.rows;
     product.total_step = totals.step;
-    for (std::int64_t line = 0; line < lines(); ++line) {
-      const C* first_row = rows + line * plan_.x_pixels;
-      C* first_total = totals.data + (line * g_.height.kernel + kh) * tiles.channels * totals.step;
-      for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
-        product.rows = first_row + tiles.first(tile);
-        product.totals = first_total + tiles.first(tile) * totals.step;
-        multiply_tile_of<V>(static_cast<int>(tiles.rows(tile)), product);
-      }
+    for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+      const std::int64_t first = tiles.first(tile);
+      product.rows = rows + first;
+      product.totals = totals.data + (kh * tiles.channels + first) * totals.step;
+      multiply_tile_of<V>(static_cast<int>(tiles.rows(tile)), product);
     }
   }
 

@@ -20,6 +20,9 @@ struct PixelWindow {
   }
 };
 
+// So many planes are too many streams for the processor to foresee.
+constexpr std::int64_t kPlaneAhead = 48;
+
 // A square of planes: square[i] = pixels of channel i. Channels at or after `channels` are zero.
 template <class T>
 HANDCONV_INLINE void load_planes(const T* source, std::int64_t channel_step,
@@ -36,6 +39,7 @@ HANDCONV_INLINE void load_planes(const T* source, std::int64_t channel_step,
       square[i] = Vector<C>{};
     } else {
       const T* plane = source + (i - first) * channel_step;
+      __builtin_prefetch(plane + kPlaneAhead);
       square[i] = whole ? load(plane) : load_strided(plane, column_step, mask);
     }
   }
@@ -160,20 +164,59 @@ inline void pack_row_tiles(const PixelWindow<T>& window, const RowTiles& tiles,
   }
 }
 
-// `count` elements `step` apart, converted, between `before` and `after` zeros.
+// Four neighbouring elements of a vector that starts at a pixel.
+template <class C, int... I>
+HANDCONV_INLINE void store_quads(C* target, std::int64_t step, Vector<C> pixels,
+                                 std::integer_sequence<int, I...>) {
+  typedef C Quad __attribute__((vector_size(4 * sizeof(C))));
+  (
+      [&] {
+        const Quad quad =
+            __builtin_shufflevector(pixels, pixels, 4 * I, 4 * I + 1, 4 * I + 2, 4 * I + 3);
+        std::memcpy(target + I * step, &quad, sizeof quad);
+      }(),
+      ...);
+}
+
+// target[pixel][channel] for pixels of up to 4 planes. Written in the order of pixels, so that four
+// elements may reach into the next ones, or past the last one.
 template <class T>
-inline void pack_padded_line(const T* source, std::int64_t step, std::int64_t before,
-                             std::int64_t count, std::int64_t after, std::int64_t target_step,
-                             Compute<T>* target) {
+inline void interleave_planes(const T* source, std::int64_t channel_step, std::int64_t channels,
+                              std::int64_t count, Compute<T>* target) {
   using C = Compute<T>;
-  for (std::int64_t i = 0; i < before; ++i) target[i * target_step] = C(0);
-  C* to = target + before * target_step;
-  if (step == 1 && target_step == 1) {
-    std::int64_t i = 0;
-    for (; i + kLanes<C> <= count; i += kLanes<C>) store(to + i, load(source + i));
-    for (; i < count; ++i) to[i] = to_compute(source[i]);
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) to[i * target_step] = to_compute(source[i * step]);
+  constexpr int L = kLanes<C>;
+  std::int64_t p = 0;
+  if constexpr (L >= 4) {
+    constexpr std::make_integer_sequence<int, L> lanes;
+    constexpr std::make_integer_sequence<int, L / 4> quads;
+    for (; p + L <= count; p += L, target += L * channels) {
+      Vector<C> planes[4] = {};
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        if (c < channels) planes[c] = load(source + c * channel_step + p);
+      }
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const Vector<C> even = interleave(planes[0], planes[2], half, lanes);
+        const Vector<C> odd = interleave(planes[1], planes[3], half, lanes);
+        C* to = target + half * (L / 2) * channels;
+        store_quads(to, channels, interleave(even, odd, 0, lanes), quads);
+        store_quads(to + L / 4 * channels, channels, interleave(even, odd, 1, lanes), quads);
+      }
+    }
   }
-  for (std::int64_t i = 0; i < after; ++i) to[(count + i) * target_step] = C(0);
+  for (; p < count; ++p, target += channels) {
+    for (std::int64_t c = 0; c < channels; ++c) {
+      target[c] = to_compute(source[c * channel_step + p]);
+    }
+  }
+}
+
+// `count` adjacent elements, converted.
+template <class T>
+inline void convert(const T* source, std::int64_t count, Compute<T>* target) {
+  using C = Compute<T>;
+  std::int64_t i = 0;
+  for (; i + kLanes<C> <= count; i += kLanes<C>) store(target + i, load(source + i));
+  for (; i < count; ++i) target[i] = to_compute(source[i]);
 }

@@ -37,6 +37,12 @@ struct WeightPlan {
     // A weight tensor that is filled is contiguous or channels_last.
     channels_innermost = problem.w_strides.in_channel == 1;
     choose_sides();
+    rows_in_place = taps() == 1 && problem.layout == Layout::kNhwc &&
+                    (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+    // Pixels that lie far apart would meet in the same sets of the first-level cache.
+    constexpr std::int64_t kFarBytes = 2048;
+    lanes_in_place = rows_in_place && lane_channels % kLanes<C> == 0 &&
+                     g.groups * lane_channels * static_cast<std::int64_t>(sizeof(C)) <= kFarBytes;
     choose_patches();
     choose_chunks();
     choose_strips();
@@ -73,9 +79,12 @@ struct WeightPlan {
   const Geometry& g;
   bool channels_innermost;  // of w
   bool lanes_are_inputs;    // lanes are input channels and rows output channels, or the reverse
-  // Few input channels: a row of the tile is a pair of an input channel and a tap along the width,
-  // neighbours in a line of x that is packed with its padding.
+  // Few input channels: a row of the tile is a pair of a tap along the width and an input channel,
+  // neighbours in a line of x that is packed with its padding, channels innermost.
   bool merges_columns;
+  // A kernel of one tap reads each pixel so seldom that it is read where it lies, if its channels
+  // are adjacent and need no conversion.
+  bool rows_in_place, lanes_in_place;
   std::int64_t lane_channels, row_channels;  // per group
   LaneBlocks<C> blocks{0};
   std::int64_t lane_parts, patch_blocks;  // lane blocks of a patch, at most

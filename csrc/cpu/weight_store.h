@@ -5,8 +5,8 @@
 //
 //     totals + (b * total_rows + r) * block_lanes.
 //
-// Rows follow one another as elements of w do, so that a run of them is a run of w: lanes that are
-// input channels of a channels_last w are stored as they are, all others are transposed on the way.
+// Lanes that are input channels of a channels_last w are stored as they are, all others are
+// transposed on the way.
 
 // The outputs of an item, as channels of its group.
 struct WeightPatch {
@@ -22,6 +22,7 @@ class WeightStore {
 
   bool channels_innermost;  // of w, which is contiguous or channels_last
   bool lanes_are_inputs;    // lanes are input channels and rows output channels, or the reverse
+  bool taps_outermost;      // of the rows of totals, or their channels
   std::int64_t block_lanes, total_rows;
   // The totals of a patch are the sum of so many partial ones, so far apart.
   std::int64_t partials, partial_step;
@@ -29,11 +30,11 @@ class WeightStore {
   // The row of the totals that a channel and a tap have.
   std::int64_t row_of(const Geometry& g, const WeightPatch& patch, std::int64_t channel,
                       std::int64_t tap) const {
-    return channels_innermost && !lanes_are_inputs ? tap * patch.rows + channel
-                                                   : channel * g.kernel_area() + tap;
+    return taps_outermost ? tap * patch.rows + channel : channel * g.kernel_area() + tap;
   }
 
-  // The element of w that belongs to lane 0 of a patch and to a row of its totals.
+  // The element of w that belongs to lane 0 of a patch and to one of its rows, counted in the order
+  // of w.
   T* element(const Geometry& g, T* w, const WeightPatch& patch, std::int64_t row) const {
     const std::int64_t in = g.in_channels_per_group(), area = g.kernel_area();
     const std::int64_t oc = lanes_are_inputs ? patch.first_row + row / area : patch.first_lane;
@@ -48,7 +49,7 @@ class WeightStore {
     return w + at;
   }
 
-  // Writes rows of the totals of a patch to w: the sum of its partial ones, in order.
+  // Writes rows of a patch, counted in the order of w: the sum of its partial totals, in order.
   void store_rows(const Geometry& g, T* w, const WeightPatch& patch, const C* totals,
                   const Range& rows) const {
     for (std::int64_t lane = 0; lane < patch.lanes; lane += block_lanes) {
@@ -62,8 +63,11 @@ class WeightStore {
         const std::int64_t run = channels_innermost ? patch.rows : patch.rows * g.kernel_area();
         for (std::int64_t row = rows.first, count; row < rows.last; row += count) {
           count = smaller(smaller(kLanes<C>, rows.last - row), run - row % run);
-          transpose_rows(totals + row * block_lanes, count, lanes,
-                         element(g, w, patch, row) + lane * step, step);
+          const C* of_rows[kLanes<C>];
+          for (std::int64_t i = 0; i < count; ++i) {
+            of_rows[i] = totals + total_row(g, patch, row + i) * block_lanes;
+          }
+          transpose_rows(of_rows, count, lanes, element(g, w, patch, row) + lane * step, step);
         }
       }
       totals += total_rows * block_lanes;
@@ -71,6 +75,11 @@ class WeightStore {
   }
 
  private:
+  std::int64_t total_row(const Geometry& g, const WeightPatch& patch, std::int64_t row) const {
+    if (channels_innermost || !taps_outermost) return row;
+    return row_of(g, patch, row / g.kernel_area(), row % g.kernel_area());
+  }
+
   void copy_row(const C* totals, std::int64_t lanes, T* to) const {
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes<C>) {
       store_masked(to + lane, sum(totals + lane), mask_between<C>(0, lanes - lane));
@@ -78,14 +87,14 @@ class WeightStore {
   }
 
   // to[lane * step + r] for at most a vector of rows.
-  void transpose_rows(const C* totals, std::int64_t rows, std::int64_t lanes, T* to,
+  void transpose_rows(const C* const* totals, std::int64_t rows, std::int64_t lanes, T* to,
                       std::int64_t step) const {
     const auto mask = mask_between<C>(0, rows);
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes<C>, to += kLanes<C> * step) {
       Vector<C> square[kLanes<C>];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes<C>; ++i) {
-        square[i] = i < rows ? sum(totals + i * block_lanes + lane) : Vector<C>{};
+        square[i] = i < rows ? sum(totals[i] + lane) : Vector<C>{};
       }
       transpose<C>(square);
 #pragma GCC unroll 16

@@ -49,11 +49,14 @@ struct PairLists {
   PixelPair* of_tap(std::int64_t kw) const { return pairs + kw * length; }
 };
 
-// The lanes of a strip: block b of sample s begins at data + b * block + s * sample.
+// The lanes and the rows of a strip: block b of the lanes of sample s begins at panel + b * block +
+// s * panel_sample.
 template <class C>
-struct WeightPanel {
-  const C* data;
-  std::int64_t block, sample;
+struct WeightOperands {
+  const C* panel;
+  std::int64_t block, panel_sample;
+  const C* rows;
+  std::int64_t row_sample;
 };
 
 template <class T>
@@ -64,13 +67,30 @@ class WeightStrips {
   WeightStrips(const Problem& problem, const Buffers& buffers, const WeightPlan<C>& plan)
       : problem_(problem), g_(problem.geometry), buffers_(buffers), plan_(plan), scratch_(plan) {}
 
-  // Elements between packed neighbours.
-  std::int64_t row_step() const {
-    if (!plan_.merges_columns) return kRowTile;
-    return plan_.channels_innermost ? plan_.row_channels : 1;
+  // Elements from a pixel to its neighbour on the right, and from a line to the next one.
+  struct Steps {
+    std::int64_t pixel, line;
+  };
+  Steps x_steps(const AxisWindow& columns) const {
+    const ImageStrides strides = problem_.x_strides();
+    const bool in_place = plan_.lanes_are_inputs ? plan_.lanes_in_place : plan_.rows_in_place;
+    if (in_place) return {columns.step * strides.column, g_.height.stride * strides.row};
+    const std::int64_t step = plan_.lanes_are_inputs ? plan_.blocks.full : row_step();
+    return {step, columns.count * step};
   }
-  std::int64_t x_step() const { return plan_.lanes_are_inputs ? plan_.blocks.full : row_step(); }
-  std::int64_t y_step() const { return plan_.lanes_are_inputs ? row_step() : plan_.blocks.full; }
+  Steps y_steps(const Range& columns) const {
+    const ImageStrides strides = problem_.y_strides();
+    const bool in_place = plan_.lanes_are_inputs ? plan_.rows_in_place : plan_.lanes_in_place;
+    if (in_place) return {strides.column, strides.row};
+    const std::int64_t step = plan_.lanes_are_inputs ? row_step() : plan_.blocks.full;
+    return {step, (columns.last - columns.first) * step};
+  }
+
+  // From the first row of a patch to that of a tile.
+  std::int64_t tile_offset(const RowTiles& tiles, std::int64_t tile) const {
+    return plan_.rows_in_place ? tiles.first(tile) : tile * scratch_.row_tile;
+  }
+  std::int64_t tile_step() const { return plan_.rows_in_place ? kRowTile : scratch_.row_tile; }
 
   PairLists lists_in(C* scratch) const {
     auto* columns = reinterpret_cast<Range*>(scratch + scratch_.pairs);
@@ -80,9 +100,10 @@ class WeightStrips {
   // Fills the lists for `rows` rows of y. The row of x is that of the first tap along the height.
   void list_pairs(std::int64_t rows, const Range& columns, const AxisWindow& x_columns,
                   const PairLists& lists) const {
-    const std::int64_t width = columns.last - columns.first;
-    const std::int64_t x_line = x_columns.count * (g_.height.kernel == 1 ? 1 : g_.height.stride);
-    const std::int64_t x_pixel = g_.width.stride / x_columns.step;
+    const Steps x_step = x_steps(x_columns), y_step = y_steps(columns);
+    // Of one tap only those lines and columns of x are packed that it meets.
+    const std::int64_t x_line = x_step.line * (g_.height.kernel == 1 ? 1 : g_.height.stride);
+    const std::int64_t x_pixel = x_step.pixel * (g_.width.stride / x_columns.step);
     for (std::int64_t kw = 0; kw < plan_.column_taps(); ++kw) {
       const Range inside =
           plan_.merges_columns ? columns : intersection(outputs_inside(g_.width, kw), columns);
@@ -91,13 +112,13 @@ class WeightStrips {
           (g_.width.input_position(inside.first, kw) - x_columns.first) / x_columns.step;
       PixelPair* pair = lists.of_tap(kw);
       for (std::int64_t row = 0; row < rows; ++row) {
-        std::int64_t x = (row * x_line + first_column) * x_step();
-        std::int64_t y = (row * width + inside.first - columns.first) * y_step();
+        std::int64_t x = row * x_line + first_column * x_step.pixel;
+        std::int64_t y = row * y_step.line + (inside.first - columns.first) * y_step.pixel;
         for (std::int64_t ow = inside.first; ow < inside.last; ++ow) {
           *pair++ = {static_cast<std::int32_t>(plan_.lanes_are_inputs ? x : y),
                      static_cast<std::int32_t>(plan_.lanes_are_inputs ? y : x)};
-          x += x_pixel * x_step();
-          y += y_step();
+          x += x_pixel;
+          y += y_step.pixel;
         }
       }
     }
@@ -108,27 +129,58 @@ class WeightStrips {
   RowTiles packed_tiles(const WeightPatch& patch) const {
     return RowTiles(patch.rows, kRowTile, 2 * plan_.blocks.full > LaneBlocks<C>::kLargest);
   }
-  WeightPanel<C> pack(const WeightPatch& patch, const WeightStrip& strip, C* scratch) const {
-    for (std::int64_t s = 0; s < strip.samples; ++s) {
-      C* rows = scratch + scratch_.rows + s * scratch_.row_sample;
+  WeightOperands<C> pack(const WeightPatch& patch, const WeightStrip& strip, C* scratch) const {
+    WeightOperands<C> operands;
+    set_rows(patch, strip, scratch + scratch_.rows, operands);
+    set_panel(patch, strip, scratch, operands);
+    return operands;
+  }
+
+ private:
+  // Elements between packed pixels of rows.
+  std::int64_t row_step() const { return plan_.merges_columns ? plan_.row_channels : kRowTile; }
+
+  void set_rows(const WeightPatch& patch, const WeightStrip& strip, C* scratch,
+                WeightOperands<C>& operands) const {
+    if constexpr (std::is_same_v<T, C>) {
+      if (plan_.rows_in_place) {
+        operands.rows = row_window(patch, strip, 0).first;
+        operands.row_sample = row_strides().sample;
+        return;
+      }
+    }
+    operands.rows = scratch;
+    operands.row_sample = scratch_.row_sample;
+    for (std::int64_t s = 0; s < strip.samples; ++s, scratch += scratch_.row_sample) {
       if (plan_.merges_columns) {
-        pack_lines(patch.group, strip.first_sample + s, strip, rows);
+        pack_lines(patch.group, strip.first_sample + s, strip, scratch);
       } else {
         const PixelWindow<T> window = row_window(patch, strip, s);
         if (!window.is_empty()) {
-          pack_row_tiles(window, packed_tiles(patch), scratch_.row_tile, rows);
+          pack_row_tiles(window, packed_tiles(patch), scratch_.row_tile, scratch);
         }
       }
     }
+  }
+
+  void set_panel(const WeightPatch& patch, const WeightStrip& strip, C* scratch,
+                 WeightOperands<C>& operands) const {
     if constexpr (std::is_same_v<T, C>) {
       const PixelWindow<T> lanes = lane_window(patch, strip, 0, 0);
       // Pixels that have these lanes alone are a panel already.
-      if (lanes.channel_step == 1 && plan_.lane_channels == plan_.blocks.full &&
-          lanes.column_step == plan_.blocks.full &&
-          lanes.row_step == lanes.columns * lanes.column_step) {
-        return {lanes.first, 0, lane_strides().sample};
+      const bool is_panel = lanes.channel_step == 1 && plan_.lane_channels == plan_.blocks.full &&
+                            lanes.column_step == plan_.blocks.full &&
+                            lanes.row_step == lanes.columns * lanes.column_step;
+      if (is_panel || plan_.lanes_in_place) {
+        operands.panel = lanes.first;
+        operands.block = plan_.blocks.full;
+        operands.panel_sample = lane_strides().sample;
+        return;
       }
     }
+    operands.panel = scratch;
+    operands.block = scratch_.panel_block;
+    operands.panel_sample = scratch_.panel_sample;
     for (std::int64_t s = 0; s < strip.samples; ++s) {
       for (std::int64_t b = 0; b < plan_.block_count(patch); ++b) {
         const PixelWindow<T> lanes = lane_window(patch, strip, s, b);
@@ -137,10 +189,11 @@ class WeightStrips {
                    scratch + b * scratch_.panel_block + s * scratch_.panel_sample);
       }
     }
-    return {scratch, scratch_.panel_block, scratch_.panel_sample};
   }
 
- private:
+  ImageStrides row_strides() const {
+    return plan_.lanes_are_inputs ? problem_.y_strides() : problem_.x_strides();
+  }
   ImageStrides lane_strides() const {
     return plan_.lanes_are_inputs ? problem_.x_strides() : problem_.y_strides();
   }
@@ -186,7 +239,7 @@ class WeightStrips {
             strides.channel};
   }
 
-  // x with its padding to the left and right, channels innermost or as planes, as w has them.
+  // x with its padding to the left and right, channels innermost.
   void pack_lines(std::int64_t group, std::int64_t n, const WeightStrip& strip, C* target) const {
     const ImageStrides strides = problem_.x_strides();
     const std::int64_t channels = plan_.row_channels, width = strip.x_columns.count;
@@ -197,21 +250,24 @@ class WeightStrips {
     const std::int64_t after = width - before - inside;
     const T* x = static_cast<const T*>(buffers_.x) + n * strides.sample +
                  group * channels * strides.channel + first * strides.column;
-    const bool innermost = plan_.channels_innermost;
-    const bool one_run = innermost && strides.channel == 1 && strides.column == channels;
-    for (std::int64_t row = 0; row < strip.x_rows.count; ++row) {
+    const bool one_run = strides.channel == 1 && strides.column == channels;
+    for (std::int64_t row = 0; row < strip.x_rows.count; ++row, target += width * channels) {
       const T* line = x + (strip.x_rows.first + row * strip.x_rows.step) * strides.row;
+      C* const to = target + before * channels;
+      for (C* zero = target; zero < to; ++zero) *zero = C(0);
       if (one_run) {
-        pack_padded_line(line, 1, before * channels, inside * channels, after * channels, 1,
-                         target + row * width * channels);
-        continue;
+        convert(line, inside * channels, to);
+      } else if (strides.column == 1) {
+        interleave_planes(line, strides.channel, channels, inside, to);
+      } else {
+        for (std::int64_t p = 0; p < inside; ++p) {
+          for (std::int64_t c = 0; c < channels; ++c) {
+            to[p * channels + c] = to_compute(line[p * strides.column + c * strides.channel]);
+          }
+        }
       }
-      for (std::int64_t c = 0; c < channels; ++c) {
-        pack_padded_line(line + c * strides.channel, strides.column, before, inside, after,
-                         innermost ? channels : 1,
-                         innermost ? target + row * width * channels + c
-                                   : target + c * plan_.x_pixels + row * width);
-      }
+      C* const end = target + width * channels;
+      for (C* zero = end - after * channels; zero < end; ++zero) *zero = C(0);
     }
   }
 

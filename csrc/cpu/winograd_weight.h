@@ -105,8 +105,9 @@ class WinogradWeightKernel {
         plan_(problem),
         shared_(problem, plan_),
         scratch_(plan_, shared_.keeps_totals),
-        store_{plan_.lanes_are_inputs, plan_.lanes_are_inputs, plan_.blocks.full,
-               plan_.total_rows(),     plan_.chunks,           plan_.total_elements()} {}
+        store_{plan_.lanes_are_inputs, plan_.lanes_are_inputs, false,
+               plan_.blocks.full,      plan_.total_rows(),     plan_.chunks,
+               plan_.total_elements()} {}
 
   void run_all() const {
     for (std::int64_t n = 0; n < plan_.batch; n += shared_.pass) {
