@@ -227,6 +227,7 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("1x1 on one pixel", (3, 65, 1, 1), 70, 1),
     _small("1x1 stride 2", (1, 33, 7, 8), 17, 1, stride=2, bias=False),
     _small("1x1 padded", (1, 5, 4, 3), 3, 1, padding=(1, 2)),
+    _small("1x1 of whole vectors", (3, 96, 6, 9), 64, 1, stride=2, padding=(1, 0), groups=2),
     _small("2x2", (1, 3, 8, 7), 5, 2),
     _small("2x2 padding 1", (2, 4, 5, 6), 6, 2, padding=1),
     _small("3x3", (1, 16, 10, 14), 32, 3, padding=1, bias=False),
