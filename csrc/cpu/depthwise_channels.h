@@ -6,7 +6,8 @@
 // A tile is kRows x kPixels pixels by one vector of channels, its sums in registers. A row of the
 // kernel is walked in runs of up to 4 taps (depthwise_columns.h): kPixels + 3 loads of source
 // pixels serve 4 kPixels multiply-adds. 3x3 is bound by memory: 8 bytes for 18 FLOPs in float32, so
-// the vectors of a pixel are innermost, and rows are read in the order in which they lie.
+// the vectors of a pixel are innermost, and rows are read in the order in which they lie. Tried:
+// software prefetch and non-temporal stores, both slower.
 //
 // A group may have several output channels (a multiplier M). Lanes are output channels then too:
 // the convolution repeats the channels of x, and the input gradient adds up M lanes at the end.
