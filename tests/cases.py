@@ -315,7 +315,9 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("depthwise 5x5 stride 2, width 75", (1, 3, 21, 75), 3, 5, stride=2, padding=2, groups=3),
     _small("depthwise 9x9 dilation 2", (1, 2, 20, 37), 2, 9, padding=8, dilation=2, groups=2),
     _small("depthwise 17x17", (1, 2, 11, 18), 2, 17, padding=8, groups=2, bias=False),
-    _small("depthwise 7x27 over all columns", (2, 17, 9, 14), 17, (7, 27), padding=(3, 13), groups=17),
+    _small(
+        "depthwise 7x27 over all columns", (2, 17, 9, 14), 17, (7, 27), padding=(3, 13), groups=17
+    ),
     _small("depthwise 1x11, width 130", (1, 3, 5, 130), 3, (1, 11), padding=(2, 7), groups=3),
     _small(
         "depthwise 5x3 stride 2, dilation 3x2",
