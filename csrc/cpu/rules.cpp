@@ -93,8 +93,8 @@ struct Shape {
 
 // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
 // 32 channels, 1.5 at 64 and 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at
-// 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of 7x7 that holds
-// from 512 on. 16-bit types round more at the store.
+// 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of 7x7 that
+// holds from 512 on. 16-bit types round more at the store.
 bool hides_rounding_of_4x4(const Problem& problem, const Shape& shape) {
   if (problem.dtype != DType::kFloat32) return true;
   const Geometry& g = problem.geometry;
@@ -292,7 +292,10 @@ Refusal better_in_scratch(const Problem& problem) {
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-  const std::int64_t most = g.groups > 1 ? 16 : 15;
+  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
+  const bool strided_planes =
+      problem.slot == Slot::kOutput && problem.layout == Layout::kNchw && has_stride;
+  const std::int64_t most = g.groups == 1 ? 15 : strided_planes ? 32 : 16;
   // As lanes they would leave a vector nearly empty.
   const bool fills_few =
       (problem.slot == Slot::kOutput && out <= 4) || (problem.slot == Slot::kInput && in <= 4);
