@@ -4,8 +4,8 @@
 //     filled[i, c] = bias[c] + sum over taps of w[c, tap] * source[i s + offset(tap), c]
 //
 // A tile is kRows x kPixels pixels by one vector of channels, its sums in registers. A row of the
-// kernel is walked in runs of up to 4 taps (depthwise_columns.h): kPixels + 3 loads of source
-// pixels serve 4 kPixels multiply-adds. 3x3 is bound by memory: 8 bytes for 18 FLOPs in float32, so
+// kernel is walked in runs of up to 3 taps (depthwise_columns.h): kPixels + 2 loads of source
+// pixels serve 3 kPixels multiply-adds. 3x3 is bound by memory: 8 bytes for 18 FLOPs in float32, so
 // the vectors of a pixel are innermost, and rows are read in the order in which they lie. Tried:
 // software prefetch and non-temporal stores, both slower.
 //
@@ -25,6 +25,7 @@ class DepthwiseChannelsKernel {
 
  private:
   static constexpr int kRows = kVectorBytes == 64 ? 2 : 1, kPixels = 7;
+  static constexpr int kMaxTaps = 3;  // of a run; more serve windows that direct.packed takes
   static constexpr std::int64_t kStripRows = 2;  // of each class, that make an item
   static constexpr std::int64_t L = kLanes<C>;
   using Tile = BlockedTile<C, kRows * kPixels, 1>;
@@ -130,7 +131,7 @@ class DepthwiseChannelsKernel {
     auto* runs = reinterpret_cast<TapRun*>(base + plan_.runs_offset());
     for (const AxisClass& axis : gather_.columns.classes()) {
       ColumnPlan& plan = columns[columns_.count++];
-      plan = plan_columns(axis, gather_.columns.source_size, runs);
+      plan = plan_columns(axis, gather_.columns.source_size, kMaxTaps, runs);
       runs += plan.runs.count;
     }
     columns_.first = columns;
@@ -353,11 +354,8 @@ class DepthwiseChannelsKernel {
         case 2:
           add_step<2, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
           break;
-        case 3:
-          add_step<3, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
-          break;
         default:
-          add_step<4, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          add_step<kMaxTaps, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
       }
       tile.note_terms(step.taps);
     }

@@ -22,7 +22,7 @@ class DepthwiseChannelsWeightKernel {
 
  private:
   static constexpr int kPixels = kVectorBytes == 64 ? 7 : 4;
-  static constexpr int kMaxRows = kVectorBytes == 64 ? 4 : 3;
+  static constexpr int kMaxRows = kVectorBytes == 64 ? 4 : 3, kMaxTaps = 4;
   static constexpr std::int64_t L = kLanes<C>;
 
   // Where a tile lies in a line of y and of x, in elements: kPixels pixels, or one.
@@ -83,8 +83,8 @@ class DepthwiseChannelsWeightKernel {
         y_strides_(problem.y_strides()),
         sums_(workspace.shared<C>()) {
     auto* base = workspace.shared<char>() + plan_.sum_bytes;
-    columns_ =
-        plan_columns(axis_.classes()[0], geometry_.width.input, reinterpret_cast<TapRun*>(base));
+    columns_ = plan_columns(axis_.classes()[0], geometry_.width.input, kMaxTaps,
+                            reinterpret_cast<TapRun*>(base));
     list_tiles(reinterpret_cast<TileColumns*>(base + plan_.run_bytes));
   }
 
@@ -173,19 +173,15 @@ class DepthwiseChannelsWeightKernel {
     const std::int64_t end = first + plan_.block_rows;
     const LaneVector<T> lanes(block * L, geometry_.out_channels,
                               geometry_.out_channels_per_group());
-    const bool repeats = lanes.multiplier > 1;
-    const std::int64_t x_channel = repeats ? lanes.x_first() : lanes.first;
-    const RowBlock rows{static_cast<const T*>(buffers_.x) + n * x_strides_.sample + x_channel,
+    const RowBlock rows{static_cast<const T*>(buffers_.x) + n * x_strides_.sample + lanes.x_first(),
                         static_cast<const T*>(buffers_.y) + n * y_strides_.sample + lanes.first,
                         first, end < geometry_.height.output ? end : geometry_.height.output};
-    const TailLanes<T> tail{lanes.mask};
-    if (repeats) {
-      add_all_taps(rows, RepeatedLanes<T>{lanes.x_mask, lanes.index}, tail, sums);
-    } else if (!lanes.is_full()) {
-      add_all_taps(rows, tail, tail, sums);
-    } else {
-      add_all_taps(rows, FullLanes<T>{}, FullLanes<T>{}, sums);
+    if (lanes.is_full() && lanes.multiplier == 1) {
+      return add_all_taps(rows, FullLanes<T>{}, FullLanes<T>{}, sums);
     }
+    // Tails, too few to deserve code of their own, pass for repeated lanes.
+    const RepeatedLanes<T> repeated{lanes.x_mask, lanes.index};
+    add_all_taps(rows, repeated, TailLanes<T>{lanes.mask}, sums);
   }
 
   template <class LoadX, class LoadY>

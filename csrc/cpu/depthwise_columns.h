@@ -6,10 +6,7 @@
 // i s + first + t D. With g = gcd(s, D), the pixels of a tile are positions `spread` = D / g apart,
 // which puts their columns `unit` = s D / g apart; and so are the taps t, t + s / g, t + 2 s / g...
 
-// Taps that share their loads. More would leave too few registers beside the sums.
-constexpr std::int64_t kMaxRunTaps = 4;
-
-// Up to kMaxRunTaps evenly spaced taps of one row of the kernel.
+// Evenly spaced taps of one row of the kernel, which share their loads.
 struct TapRun {
   std::int64_t column;               // that the first tap reads from position 0 of the class
   std::int64_t kernel, kernel_step;  // of the first tap, and from one to the next
@@ -39,8 +36,9 @@ inline std::int64_t greatest_common_divisor(std::int64_t a, std::int64_t b) {
   return a;
 }
 
-// Writes the runs, at most as many as there are taps, to `runs`.
-inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size, TapRun* runs) {
+// Writes runs of at most `largest` taps, at most as many as there are taps, to `runs`.
+inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size,
+                               std::int64_t largest, TapRun* runs) {
   const std::int64_t n = axis.taps.count, s = axis.source_step;
   ColumnPlan plan{axis.first, axis.step, axis.count, s, source_size, 1, s, n, {runs, 0}};
   const bool descends = n > 1 && axis.taps[1].offset < axis.taps[0].offset;
@@ -55,7 +53,7 @@ inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size, 
   }
   for (std::int64_t first = 0; first < tap_step && first < n; ++first) {
     const std::int64_t count = ceil_divide(n - first, tap_step);
-    const std::int64_t parts = ceil_divide(count, kMaxRunTaps);
+    const std::int64_t parts = ceil_divide(count, largest);
     for (std::int64_t part = 0; part < parts; ++part) {
       const std::int64_t begin = count * part / parts, end = count * (part + 1) / parts;
       const Tap start = tap(first + begin * tap_step);
@@ -91,7 +89,7 @@ struct TailLanes {
   Mask<Compute<T>> mask;
   Vector<Compute<T>> operator()(const T* p) const { return load_masked(p, mask); }
 };
-// Several lanes in turn read the same channel of x: a group has several output channels.
+// Several lanes in turn may read the same channel of x: a group has several output channels.
 template <class T>
 struct RepeatedLanes {
   Mask<Compute<T>> mask;  // of the channels that are read
@@ -114,7 +112,7 @@ struct LaneVector {
         multiplier(multiplier),
         mask(mask_between<C>(0, lanes)),
         x_mask(mask) {
-    if (multiplier == 1) return;
+    if (is_full() && multiplier == 1) return;
     x_mask = mask_between<C>(0, (first + lanes - 1) / multiplier - x_first() + 1);
     for (std::int64_t lane = 0; lane < kLanes<C>; ++lane) {
       index[lane] =

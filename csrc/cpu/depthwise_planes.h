@@ -130,10 +130,7 @@ class DepthwisePlanesKernel {
   [[gnu::noinline]] void fill_rows(const Item& item, const Columns& columns,
                                    const RowPattern& pattern) const {
     constexpr std::int64_t R = Columns::kRows;
-    const int largest = Columns::kRowStride == 0                ? 1
-                        : Columns::kTakes7 && pattern.taps == 7 ? kPlaneTapsOf7
-                                                                : kPlaneTaps;
-    const EvenParts tap_rows(pattern.taps, largest);
+    const EvenParts tap_rows(pattern.taps, Columns::kRowStride == 0 ? 1 : kPlaneTaps);
     const TileJob<Columns> job{columns, pattern, tap_rows, reinterpret_cast<C*>(item.scratch)};
     for (std::int64_t s = 0; s < pattern.sets; ++s) {
       const RowSet rows = pattern.set(s);
@@ -142,8 +139,10 @@ class DepthwisePlanesKernel {
       const std::int64_t end = (item.part + 1) * tiles / row_parts_;
       if (begin == end) continue;
       if constexpr (Columns::kRowStride != 0) {
-        const bool is_short = pattern.taps * gather_.columns.kernel_size <= kShortSum;
-        if (tap_rows.count == 1 && gather_.source_channels == 1 && is_short) {
+        const std::int64_t taps = pattern.taps;
+        const bool at_once = taps <= 3 || (taps <= Columns::kTaps && (taps == 5 || taps == 7));
+        const bool is_short = taps * gather_.columns.kernel_size <= kShortSum;
+        if (at_once && taps > 0 && gather_.source_channels == 1 && is_short) {
           for (std::int64_t tile = begin; tile < end; ++tile)
             fill_tile_of_planes(item, job, rows, tile * R);
           continue;
@@ -210,12 +209,13 @@ class DepthwisePlanesKernel {
         plane.filled + (rows.filled_first + row * rows.filled_step) * gather_.filled_strides.row,
         rows.filled_step * gather_.filled_strides.row,
         existing};
-    if constexpr (Columns::kTakes7 && kPlaneTapsOf7 == 7) {
+    if (pattern.taps == 3) return fill_short_tiles<Columns, 3>(item, job.columns, tile);
+    if constexpr (Columns::kTaps >= 5) {
+      if (pattern.taps == 5) return fill_short_tiles<Columns, 5>(item, job.columns, tile);
+    }
+    if constexpr (Columns::kTaps >= 7) {
       if (pattern.taps == 7) return fill_short_tiles<Columns, 7>(item, job.columns, tile);
     }
-    if (pattern.taps == 3) return fill_short_tiles<Columns, 3>(item, job.columns, tile);
-    if (pattern.taps == 5) return fill_short_tiles<Columns, 5>(item, job.columns, tile);
-    if (pattern.taps == 4) return fill_short_tiles<Columns, 4>(item, job.columns, tile);
     if (pattern.taps == 2) return fill_short_tiles<Columns, 2>(item, job.columns, tile);
     fill_short_tiles<Columns, 1>(item, job.columns, tile);
   }
@@ -325,13 +325,8 @@ class DepthwisePlanesKernel {
   HANDCONV_INLINE static void add_rows(Tile<C, Columns::kRows, Columns::kVectors>& tile,
                                        const Columns& columns, const PlaneLines<T>& lines,
                                        std::int64_t taps) {
-    static_assert(kPlaneTaps == 5);
-    if constexpr (Columns::kTakes7 && kPlaneTapsOf7 == 7) {
-      if (taps == 7) return columns.template add<7>(tile, lines);
-    }
+    static_assert(kPlaneTaps == 3);
     if (taps == 3) return columns.template add<3>(tile, lines);
-    if (taps == 5) return columns.template add<5>(tile, lines);
-    if (taps == 4) return columns.template add<4>(tile, lines);
     if (taps == 2) return columns.template add<2>(tile, lines);
     columns.template add<1>(tile, lines);
   }

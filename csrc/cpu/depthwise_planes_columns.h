@@ -35,7 +35,7 @@ struct UnitColumns {
   static_assert(V <= 2);
   using C = Compute<T>;
   static constexpr int kVectors = V, kRows = kPlaneRows<V>, kRowStride = 1;
-  static constexpr bool kTakes7 = true;
+  static constexpr int kTaps = kPlaneTapsOfStride1;
   static constexpr std::int64_t kSpan = V * kLanes<C>;  // filled columns of a tile
 
   UnitColumns(const AxisTaps& columns, const AxisClass& axis, std::int64_t first, void* scratch)
@@ -84,7 +84,7 @@ template <class T>
 struct PairedColumns {
   using C = Compute<T>;
   static constexpr int V = 1, kVectors = V, kRows = kPlaneRows<V>, kRowStride = 2;
-  static constexpr bool kTakes7 = false;
+  static constexpr int kTaps = kPlaneTapsOfStride2;
   static constexpr std::int64_t kSpan = V * kLanes<C>;
 
   PairedColumns(const AxisTaps& columns, const AxisClass& axis, std::int64_t first, void* scratch)
@@ -129,7 +129,7 @@ template <class T>
 struct InterleavedColumns {
   using C = Compute<T>;
   static constexpr int kVectors = 2, kRows = kPlaneRows<2>, kRowStride = 1;
-  static constexpr bool kTakes7 = false;
+  static constexpr int kTaps = kPlaneTaps;
   static constexpr std::int64_t kSpan = kLanes<C>;  // of the even class
 
   InterleavedColumns(const AxisTaps& columns, const AxisClass& even, std::int64_t first,
@@ -185,7 +185,7 @@ template <class T>
 struct StridedColumns {
   using C = Compute<T>;
   static constexpr int kVectors = 1, kRows = kPlaneRows<1>, kRowStride = 0;
-  static constexpr bool kTakes7 = false;
+  static constexpr int kTaps = 1;
   static constexpr std::int64_t kSpan = kLanes<C>;
 
   StridedColumns(const AxisTaps& columns, const AxisClass& axis, std::int64_t first, void* scratch)

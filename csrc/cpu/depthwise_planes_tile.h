@@ -8,8 +8,11 @@
 template <int V>
 constexpr int kPlaneRows = kVectorBytes == 64 || V == 1 ? 7 : 4;
 constexpr int kPlaneVectors = 2;
-constexpr int kPlaneTaps = 5;  // rows of taps that are added at a time, at most,
-constexpr int kPlaneTapsOf7 = kVectorBytes == 64 ? 7 : kPlaneTaps;  // and of a kernel of 7 rows
+// Rows of taps that are added at a time, at most: of long sums, and of short ones by the stride of
+// the columns. Every number of them is code of its own, so there is none for 4, nor for 6.
+constexpr int kPlaneTaps = 3;
+constexpr int kPlaneTapsOfStride1 = kVectorBytes == 64 ? 7 : kVectorBytes == 32 ? 5 : 3;
+constexpr int kPlaneTapsOfStride2 = kVectorBytes == 16 ? 3 : 5;
 
 // The lines of source that a tile reads, and the weights that go with them.
 template <class T>
