@@ -8,6 +8,7 @@
 // Register tile 6 x 4 vectors (6 x 2 with 16 registers): 24 multiply-adds for 4 vector loads, 6
 // broadcasts and the 2 offsets of a pair. The pairs are what stride, padding and dilation come down
 // to: no pixel of the padding is multiplied, and no loop ends at the end of a row.
+// Tried: elements as memory operands of the multiply-adds, as in gemm_tile.h; slower.
 
 constexpr int kRowTile = 6;  // rows whose elements are adjacent in memory
 
