@@ -12,6 +12,7 @@ from setuptools import setup
 from build_backend import environment
 
 ROOT = Path(__file__).resolve().parent
+OWN_HEADERS = str(ROOT / "csrc")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 # These come after Python's own flags and win over them. -O2: kernels say themselves what to unroll
@@ -68,19 +69,32 @@ def extension_arguments(torch_version: str) -> dict[str, Any]:
             tag = f"{sys.implementation.cache_tag}-torch{torch_version}"
             self.build_temp = str(ROOT / "build" / "objects" / (tag + "-cuda" * with_cuda))
 
-    # Warnings are for our own code: a folder that is named by -isystem too is exempt from them.
-    headers = cpp_extension.include_paths("cuda" if with_cuda else "cpu")
-    torch_headers = [flag for folder in headers for flag in ("-isystem", folder)]
+        def build_extensions(self) -> None:
+            torch_folder = Path(torch.__file__).parent
+            for extension in self.extensions:
+                extension.include_dirs = environment.through_link(
+                    extension.include_dirs, torch_folder, Path(self.build_temp) / "torch"
+                )
+                # Warnings are for our own code: a folder that is named by -isystem too is exempt
+                # from them, and ninja does not look at its files.
+                extension.extra_compile_args["cxx"] += [
+                    flag
+                    for folder in extension.include_dirs
+                    if folder != OWN_HEADERS
+                    for flag in ("-isystem", folder)
+                ]
+            super().build_extensions()
+
     make = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     extension = make(
         name="handconv._C",
         sources=sources(with_cuda),
-        include_dirs=[str(ROOT / "csrc")],
+        include_dirs=[OWN_HEADERS],
         define_macros=[
             ("HANDCONV_VERSION", f'"{VERSION}"'),
             ("HANDCONV_WITH_CUDA", str(int(with_cuda))),
         ],
-        extra_compile_args={"cxx": CXX_FLAGS + torch_headers, "nvcc": NVCC_FLAGS},
+        extra_compile_args={"cxx": CXX_FLAGS.copy(), "nvcc": NVCC_FLAGS},
     )
     return {
         "install_requires": environment.runtime_requirements(torch_version),

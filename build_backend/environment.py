@@ -171,6 +171,23 @@ def check_cuda(torch_cuda: str | None, cuda_home: str | None) -> bool:
     return True
 
 
+def through_link(folders: list[str], target: Path, link: Path) -> list[str]:
+    """`folders`, with those inside `target` named by way of `link`, which is made to lead there.
+
+    pip unpacks the torch of an isolated build into a folder of another name each time. Commands
+    that named it would differ from one install to the next, and ninja would compile everything.
+    """
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target, target_is_directory=True)
+    return [
+        str(link / Path(folder).relative_to(target))
+        if Path(folder).is_relative_to(target)
+        else folder
+        for folder in folders
+    ]
+
+
 def check_python_headers() -> None:
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         stop(

@@ -33,8 +33,6 @@ STUB_CPP_EXTENSION = """
 from setuptools import Extension as CppExtension
 from setuptools.command.build_ext import build_ext as BuildExtension
 CUDA_HOME = None
-def include_paths(device):
-    return []
 """
 STUB_TORCH = """
 class version:
@@ -291,6 +289,22 @@ def test_ninja_of_an_environment_that_is_not_activated_is_used(
     monkeypatch.setattr(environment.sysconfig, "get_path", lambda name: str(beside_python.parent))
     environment.check_ninja()
     assert shutil.which("ninja") == str(beside_python)
+
+
+def test_headers_have_the_same_names_wherever_torch_is(
+    environment: ModuleType, tmp_path: Path
+) -> None:
+    """So that an install after another compiles nothing."""
+    link = tmp_path / "objects" / "torch"
+    named = []
+    for parent in ("first", "second"):
+        headers = tmp_path / parent / "torch" / "include"
+        headers.mkdir(parents=True)
+        (headers / "torch.h").write_text(parent)
+        folders = environment.through_link([str(headers), "/usr/cuda"], headers.parent, link)
+        named.append(folders)
+        assert (Path(folders[0]) / "torch.h").read_text() == parent
+    assert named[0] == named[1] == [str(link / "include"), "/usr/cuda"]
 
 
 # CUDA.
