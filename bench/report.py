@@ -1,4 +1,4 @@
-"""What a run leaves in files: every figure as JSON, and a picture for each dtype."""
+"""What a run leaves in files: every figure as JSON, families in Markdown, pictures by dtype."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from family_markdown import family_tables
 from machine import Ceilings
 from measuring import Measurement, dtype_name, summarize
 from picture import draw
@@ -73,13 +74,14 @@ def write(
     machine: dict[str, Any],
     options: argparse.Namespace,
 ) -> list[Path]:
-    """<device>[-suite][-tf32][-quick].json and a PNG for each dtype; returns the paths."""
+    """<device>[-suite][-tf32][-quick].json, .md and a PNG for each dtype; returns the paths."""
     options.output.mkdir(parents=True, exist_ok=True)
     marks = ["suite"] * bool(options.suite) + ["tf32"] * options.tf32 + ["quick"] * options.quick
     stem = "-".join([options.device, *marks])
-    paths = [options.output / f"{stem}.json"]
+    paths = [options.output / f"{stem}.{suffix}" for suffix in ("json", "md")]
     contents = as_json(measurements, ceilings, machine, options)
     paths[0].write_text(json.dumps(contents, indent=1, default=str) + "\n")
+    paths[1].write_text(f"{machine['title']}\n\n{family_tables(measurements)}")
     for name in dict.fromkeys(dtype_name(m.dtype) for m in measurements):
         path = options.output / f"{stem}-{name}.png"
         draw([m for m in measurements if dtype_name(m.dtype) == name], ceilings, machine, path)

@@ -248,12 +248,14 @@ def _notes(measurements: Sequence[Measurement], context: Context) -> list[str]:
     return notes
 
 
-def _summary(measurements: Sequence[Measurement], rival: str, with_range: bool) -> Table:
-    """Geometric means by family, one column for each layout and slot.
+def statistic_of(measurements: Sequence[Measurement]) -> str:
+    """Medians on CUDA, whose clock lacks the tail that other programs give the CPU's."""
+    return "median" if measurements[0].device == "cuda" else "minimum"
 
-    Of medians on CUDA, whose clock lacks the tail that other programs give the CPU's.
-    """
-    which = "median" if measurements[0].device == "cuda" else "minimum"
+
+def _summary(measurements: Sequence[Measurement], rival: str, with_range: bool) -> Table:
+    """Geometric means by family, one column for each layout and slot."""
+    which = statistic_of(measurements)
     columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements if rival in m.results))
     columns.sort(key=lambda column: (LAYOUTS.index(column[0]), SLOTS.index(column[1])))
     range_title = " (lowest to highest layer)" if with_range else ""

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import run
 from clocks import clock_of, wall_clock
 from contenders import copies_to_exceed, copy_of, float64_result, kernel_name, rotated
 from families import FAMILIES, family_of
+from family_markdown import family_tables
 from machine import Ceilings, describe_machine
 from measuring import (
     HANDCONV,
@@ -148,6 +150,22 @@ def test_page_faults_are_marked_from_32_mib() -> None:
         slot: Measurement(large, slot, torch.float32, "nchw", "", {}).page_faults for slot in SLOTS
     }
     assert marks == {"forward": True, "input_grad": True, "weight_grad": False}
+
+
+def test_families_in_markdown() -> None:
+    slow = replace(measured(ours=2.0, theirs=1.0), slot="weight_grad")
+    lines = family_tables([measured(1.0, 4.0), measured(1.0, 1.0), slow]).splitlines()
+    family = family_of(CASE)
+    assert lines == [
+        "float32: time of F.conv2d / time of handconv, minima",
+        "",
+        "| family (layers) | NCHW: forward | NCHW: weight gradient |",
+        "| --- | --- | --- |",
+        f"| {family} (1) | 2.00 (1.00) | 0.50 |",
+        "| all (1) | 2.00 (1.00) | 0.50 |",
+        "",
+        "1 of 3 single ratios are below 0.95.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +365,9 @@ def test_table_json_and_picture_of_cuda(tmp_path: Path) -> None:
     assert options.layers.name == "gpu_layers.csv"
     machine = describe_machine() | {"title": "a GPU"}
     paths = report.write(measurements, ceilings, machine, options)
-    assert [path.name for path in paths] == ["cuda-tf32.json", "cuda-tf32-float32.png"]
+    assert [path.suffix for path in paths] == [".json", ".md", ".png"]
+    assert [path.stem for path in paths] == ["cuda-tf32", "cuda-tf32", "cuda-tf32-float32"]
+    assert f"float32: time of {TUNED_RIVAL} / time of handconv, medians" in paths[1].read_text()
     found = json.loads(paths[0].read_text())
     ratios = {entry["rival"]: entry["ratio_of_medians"] for entry in found["families"]}
     assert ratios == {RIVAL: pytest.approx(3), TUNED_RIVAL: pytest.approx(2)}

@@ -29,8 +29,7 @@ from simulator import build
 from simulator.checks import Setting, checks_of
 from simulator.library import Row, Simulator
 
-
-# The few cases above it, there for the way the CPU kernels divide work, would take most of the time.
+# The few cases above it, there for how CPU kernels divide work, would take most of the time.
 MOST_FLOPS = 4e6
 
 
