@@ -247,6 +247,8 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("3x3 strips", (2, 33, 13, 12), 45, 3, stride=(1, 2), padding=1),
     _small("stem strips", (2, 3, 29, 38), 35, 5, stride=2, padding=2),
     _small("patches", (1, 3, 25, 48), 34, 4, stride=4, bias=False),
+    _small("patches 4x3 that cover the image", (2, 5, 12, 21), 270, (4, 3), stride=(4, 3)),
+    _small("patches 2x2 of 32 channels", (1, 32, 8, 60), 9, 2, stride=2),
     # Sums over pixels in more than one chunk of rows, and in more than one strip of columns.
     _small("3x3 on 41 rows", (2, 30, 41, 40), 20, 3, padding=1, bias=False),
     _small("stem on 61 rows", (2, 3, 61, 59), 17, 5, stride=(1, 2), padding=2, bias=False),

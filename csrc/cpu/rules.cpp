@@ -30,6 +30,16 @@ Refusal needs_one_group(const Problem& problem) {
   return problem.geometry.groups == 1 ? nullptr : "needs one group";
 }
 
+Refusal needs_patches(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  for (const Axis& axis : {g.height, g.width}) {
+    const bool adjoin = axis.kernel == axis.stride && (axis.kernel == 1 || axis.dilation == 1);
+    if (!adjoin || axis.padding != 0 || axis.input != axis.output * axis.kernel)
+      return "needs windows that lie side by side and cover the image";
+  }
+  return needs_one_group(problem);
+}
+
 Refusal needs_3x3_with_stride_1(const Problem& problem) {
   for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
     if (axis.kernel != 3 || axis.stride != 1) return "needs a 3x3 window with stride 1";
@@ -90,6 +100,9 @@ struct Shape {
     side = height < width ? height : width;
   }
 };
+
+// As many pixels as direct.gemm packs as one.
+bool few_packed_pixels(const Geometry& g) { return g.output_area() <= 84; }
 
 // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
 // 32 channels, 1.5 at 64 and 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at
@@ -193,6 +206,17 @@ Refusal small_depthwise_kernel(const Problem& problem) {
   return taps >= fewest || reaches_far ? nullptr : kFewTaps;
 }
 
+Refusal not_for_patches(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (g.kernel_area() == 1) return "a patch is one pixel: there is nothing to put together";
+  const bool few_channels = g.in_channels <= 4 && g.kernel_area() >= 16;
+  const bool few_pixels =
+      few_packed_pixels(g) && (problem.layout == Layout::kNchw || g.out_channels >= 128);
+  return few_channels || few_pixels || g.kernel_area() >= 64
+             ? nullptr
+             : "patches are small, and other kernels fill each of their pixels by itself";
+}
+
 Refusal not_a_stem(const Problem& problem) {
   const Geometry& g = problem.geometry;
   if (g.in_channels > 4) return "has many input channels, which other kernels read as vectors";
@@ -238,6 +262,16 @@ Refusal not_for_weights_by_4x4(const Problem& problem) {
   return problem.dtype == DType::kFloat32 ? "rounding would show" : nullptr;
 }
 
+namespace {
+
+// Windows that lie side by side.
+bool is_patch(const Geometry& g) {
+  return g.kernel_area() > 1 && g.height.kernel == g.height.stride &&
+         g.width.kernel == g.width.stride;
+}
+
+}  // namespace
+
 Refusal better_without_packing(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const bool forward = problem.slot == Slot::kOutput, nhwc = problem.layout == Layout::kNhwc;
@@ -247,9 +281,11 @@ Refusal better_without_packing(const Problem& problem) {
   const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
   // Of few pixels, packing is cheap beside the weight, except in the planes of a strided gradient.
-  const bool many_pixels = g.output_area() > 84 || (!forward && !nhwc && has_stride);
+  const bool many_pixels = !few_packed_pixels(g) || (!forward && !nhwc && has_stride);
   if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
     return "taps share pixels: direct.channels reaches each by a pointer, unpacked";
+  if (!forward && is_patch(g) && !few_packed_pixels(g) && g.output_area() <= 4096)
+    return "pixels would be packed again for each of a patch";
   const bool in_place =
       nhwc && (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
   return forward && in_place && many_pixels && shape.source >= 128 && shape.filled <= 256

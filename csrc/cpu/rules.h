@@ -12,6 +12,7 @@ Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
 Refusal needs_depthwise_with_stride_1(const Problem& problem);
 Refusal needs_one_group(const Problem& problem);
+Refusal needs_patches(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal needs_undilated_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
@@ -19,6 +20,7 @@ Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.
 Refusal small_depthwise_kernel(const Problem& problem);
+Refusal not_for_patches(const Problem& problem);
 Refusal not_a_stem(const Problem& problem);
 Refusal too_large_to_convert(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);

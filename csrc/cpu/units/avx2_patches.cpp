@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY patches
+#define HANDCONV_FAMILY_HEADER "cpu/families/patches.h"
+#include "cpu/units/avx2.h"
