@@ -6,7 +6,6 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
-#include "cpu/rules.h"
 #if HANDCONV_WITH_CUDA
 #include "cuda/kernels.h"
 #endif
@@ -36,21 +35,18 @@ bool serves(const Kernel& kernel, const Problem& problem) {
   return kernel.device == problem.device && kernel.slot == problem.slot;
 }
 
-Refusal refusal_by_algorithm(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
+Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
   constexpr Refusal kAnother = "belongs to another algorithm";
   if (algorithm == Algorithm::kAuto) return nullptr;
   if (kernel.algorithm == algorithm) return nullptr;
-  // The other algorithms take every problem. What Winograd cannot do it refuses, but for weight
-  // gradients without which its ops could not be differentiated.
+  // The other algorithms take every problem. What Winograd cannot do it refuses.
   const bool stands_in =
-      algorithm == Algorithm::kWinograd
-          ? kernel.algorithm == Algorithm::kDirect && winograd_leaves_weights_to_direct(problem)
-          : kernel.algorithm == Algorithm::kReference;
+      algorithm != Algorithm::kWinograd && kernel.algorithm == Algorithm::kReference;
   return stands_in ? nullptr : kAnother;
 }
 
 Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
-  const Refusal reason = refusal_by_algorithm(kernel, problem, algorithm);
+  const Refusal reason = refusal_by_algorithm(kernel, algorithm);
   return reason ? reason : kernel.cannot(problem);
 }
 

@@ -50,17 +50,6 @@ Refusal needs_3x3_with_stride_1(const Problem& problem) {
   return nullptr;
 }
 
-Refusal needs_undilated_3x3_with_stride_1(const Problem& problem) {
-  const Geometry& g = problem.geometry;
-  if (g.height.dilation > 1 || g.width.dilation > 1) return "needs a window without dilation";
-  return needs_3x3_with_stride_1(problem);
-}
-
-bool winograd_leaves_weights_to_direct(const Problem& problem) {
-  return problem.slot == Slot::kWeight && !needs_3x3_with_stride_1(problem) &&
-         needs_undilated_3x3_with_stride_1(problem);
-}
-
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes) {
   const Geometry& g = problem.geometry;
   if (problem.layout != Layout::kNhwc) return "needs channels_last images";
@@ -129,8 +118,8 @@ std::int64_t direct_products(const Axis& axis) {
   return products;
 }
 std::int64_t tile_products(const Problem& problem, const Axis& axis, std::int64_t m) {
-  const std::int64_t filled = problem.slot == Slot::kOutput ? axis.output : axis.input;
-  const std::int64_t size = filled / axis.dilation, images_of_one_more = filled % axis.dilation;
+  const std::int64_t tiled = problem.slot == Slot::kInput ? axis.input : axis.output;
+  const std::int64_t size = tiled / axis.dilation, images_of_one_more = tiled % axis.dilation;
   const std::int64_t tiles = images_of_one_more * ceil_divide(size + 1, m) +
                              (axis.dilation - images_of_one_more) * ceil_divide(size, m);
   return tiles * (m + 2);
@@ -157,10 +146,15 @@ bool are_small_groups(const Problem& problem, const Shape& shape) {
              : shape.source == 16 && shape.filled == 16 && !few_pixels_or_lanes(problem);
 }
 
-Refusal too_small_for_winograd(const Problem& problem, const Shape& shape, std::int64_t m) {
+constexpr Refusal kTilesFitBadly =
+    "tiles would multiply hardly less: they fit badly, or many taps see padding";
+bool tiles_fit_badly(const Problem& problem, std::int64_t m) {
   const Geometry& g = problem.geometry;
-  if (3 * direct_products(g.height) * direct_products(g.width) < 4 * tile_products(problem, m))
-    return "tiles would multiply hardly less: they fit badly, or many taps see padding";
+  return 3 * direct_products(g.height) * direct_products(g.width) < 4 * tile_products(problem, m);
+}
+
+Refusal too_small_for_winograd(const Problem& problem, const Shape& shape, std::int64_t m) {
+  if (tiles_fit_badly(problem, m)) return kTilesFitBadly;
   if (shape.source < 16 || shape.filled < 16)
     return "few channels per group: transforming tiles would outweigh their products";
   return shape.side >= 7 ? nullptr : "transforming the weight would outweigh the products";
@@ -222,6 +216,8 @@ Refusal not_a_stem(const Problem& problem) {
   if (g.in_channels > 4) return "has many input channels, which other kernels read as vectors";
   if (g.out_channels < 16) return "has too few output channels to be lanes, or rows of a tile";
   if (problem.layout == Layout::kNchw && g.width.output < 8) return "has rows of too few pixels";
+  if (problem.layout == Layout::kNchw && g.kernel_area() * g.in_channels > 512)
+    return "has long sums, better packed in blocks";
   return g.kernel_area() > 1 ? nullptr
                              : "has sums of so few terms that other kernels do it in place";
 }
@@ -239,9 +235,10 @@ Refusal too_large_to_convert(const Problem& problem) {
 
 namespace {
 
-Refusal not_for_winograd_weights(const Problem& problem) {
+Refusal not_for_winograd_weights(const Problem& problem, std::int64_t m) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const Geometry& g = problem.geometry;
+  if (tiles_fit_badly(problem, m)) return kTilesFitBadly;
   if (smaller(g.in_channels_per_group(), g.out_channels_per_group()) < 32)
     return "few channels per group: transforming tiles would outweigh their products";
   if (smaller(g.height.output, g.width.output) < 12)
@@ -252,13 +249,13 @@ Refusal not_for_winograd_weights(const Problem& problem) {
 }  // namespace
 
 Refusal not_for_weights_by_2x2(const Problem& problem) {
-  if (const Refusal reason = not_for_winograd_weights(problem)) return reason;
+  if (const Refusal reason = not_for_winograd_weights(problem, 2)) return reason;
   return problem.dtype == DType::kFloat32 ? nullptr : "tiles of 4x4 do less work";
 }
 
 // F.conv2d sums in blocks over pixels: 2 to 5 times less rounding than tiles of 4x4 have.
 Refusal not_for_weights_by_4x4(const Problem& problem) {
-  if (const Refusal reason = not_for_winograd_weights(problem)) return reason;
+  if (const Refusal reason = not_for_winograd_weights(problem, 4)) return reason;
   return problem.dtype == DType::kFloat32 ? "rounding would show" : nullptr;
 }
 
@@ -279,6 +276,8 @@ Refusal better_without_packing(const Problem& problem) {
   if (too_large_to_convert(problem)) return nullptr;
   if (nhwc && shape.filled <= 16) return "fills too few channels to pay for packing pixels";
   const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
+  if (!overlap && g.kernel_area() >= 16 && shape.source > 4)
+    return "patches of many taps: direct.channels reaches pixels far apart by pointers";
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
   // Of few pixels, packing is cheap beside the weight, except in the planes of a strided gradient.
   const bool many_pixels = !few_packed_pixels(g) || (!forward && !nhwc && has_stride);

@@ -14,7 +14,6 @@ Refusal needs_depthwise_with_stride_1(const Problem& problem);
 Refusal needs_one_group(const Problem& problem);
 Refusal needs_patches(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
-Refusal needs_undilated_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
@@ -32,8 +31,5 @@ Refusal not_for_tiles_of_2x2(const Problem& problem);
 Refusal not_for_tiles_of_4x4(const Problem& problem);
 Refusal not_for_weights_by_2x2(const Problem& problem);
 Refusal not_for_weights_by_4x4(const Problem& problem);
-
-// Whether it is the weight gradient of a window that Winograd computes in the other slots alone.
-bool winograd_leaves_weights_to_direct(const Problem& problem);
 
 }  // namespace handconv

@@ -1,4 +1,5 @@
-// The weight gradient of 3x3 windows with stride 1 by Winograd's tiles of m x m (m = kOutputs):
+// The weight gradient of 3x3 windows with stride 1 and any dilation by Winograd's tiles of m x m (m
+// = kOutputs):
 //
 //     w = G^T [ sum over samples and tiles of (B^T d B) * (A y A^T) ] G
 //

@@ -23,8 +23,7 @@ struct WinogradWeightPlan {
   std::int64_t pass;     // samples whose images lie in the workspace at a time
 
   explicit WinogradWeightPlan(const Problem& problem)
-      : grid{{problem.geometry.height.output, kOutputs, 1},
-             {problem.geometry.width.output, kOutputs, 1}},
+      : grid{axis_of(problem.geometry.height), axis_of(problem.geometry.width)},
         groups(problem.geometry.groups),
         batch(problem.geometry.batch),
         // Lanes in the order of w are stored without a transposition.
@@ -79,6 +78,8 @@ struct WinogradWeightPlan {
   std::int64_t total_elements() const { return total_rows() * blocks.full; }
 
  private:
+  static TileAxis axis_of(const Axis& axis) { return {axis.output, kOutputs, axis.dilation}; }
+
   static constexpr std::int64_t kBlockVectors = 256 / kVectorBytes;
   static constexpr std::int64_t kMostRows = 64, kFewestRows = 32,
                                 kFewestTiles = 384 / (kOutputs * kOutputs);

@@ -2,7 +2,8 @@
 // at a time: B^T d B from the 6x6 elements of x that a tile of y meets, A y A^T from its 4x4.
 //
 // A run of tiles is walked column by column: a column is loaded and transformed once, though tiles
-// of x share two, and waits in registers for the tiles that it belongs to.
+// of x share two, and waits in registers for the tiles that it belongs to. With dilation that holds
+// within one of the images that the tiles lie in.
 
 // An image of pixels by channels, and the place of the first element of tile (0, 0) in it.
 template <class C>
@@ -35,9 +36,9 @@ struct OutputTile {
 // target[2 rows of points x (m + 2)][tile][channel] for at most a vector of channels of a run,
 // zeros in the lanes after them.
 template <template <class, int> class TileOf, int kOutputs, int kPairIndex, class C>
-inline void transform_run(const TileImage<C>& image, const TileRun& run, std::int64_t channel,
-                          std::int64_t channels, C* target, std::int64_t point_step,
-                          std::int64_t tile_step) {
+inline void transform_run(const TileImage<C>& image, const TileGrid& grid, const TileRun& run,
+                          std::int64_t channel, std::int64_t channels, C* target,
+                          std::int64_t point_step, std::int64_t tile_step) {
   using Transform = TileOf<C, kOutputs>;
   constexpr int kElements = Transform::kElements, kShared = kElements - kOutputs;
   constexpr int kPoints = kOutputs + 2;
@@ -45,29 +46,33 @@ inline void transform_run(const TileImage<C>& image, const TileRun& run, std::in
   constexpr int kSecond = Filter<C, kOutputs>::kPair[kPairIndex][1];
   const auto mask = mask_between<C>(0, channels);
   const C zeros[kLanes<C>] = {};
-  const std::int64_t h = run.row * kOutputs + image.first_row;
-  const std::int64_t w = run.column * kOutputs + image.first_column;
+  const std::int64_t row_step = grid.rows.dilation(), column_step = grid.columns.dilation();
+  const std::int64_t h = grid.rows.first(run.row) + image.first_row;
   const C* lines[kElements];  // at column 0
   std::int64_t steps[kElements];
 #pragma GCC unroll 6
   for (int i = 0; i < kElements; ++i) {
-    const bool inside =
-        static_cast<std::uint64_t>(h + i) < static_cast<std::uint64_t>(image.height);
+    const std::int64_t row = h + i * row_step;
+    const bool inside = static_cast<std::uint64_t>(row) < static_cast<std::uint64_t>(image.height);
     lines[i] = inside ? image.pixels.data + run.sample * image.pixels.sample +
-                            (h + i) * image.pixels.row + channel
+                            row * image.pixels.row + channel
                       : zeros;
     steps[i] = inside ? image.pixels.column : 0;
   }
   Vector<C> first[kElements], second[kElements];
+  std::int64_t w_of_neighbour = -1;  // where a tile begins whose first columns are at hand
   for (std::int64_t t = 0; t < run.count; ++t, target += tile_step) {
+    const std::int64_t w = grid.columns.first(run.column + t);
+    const bool shares = w == w_of_neighbour;
+    w_of_neighbour = w + kOutputs * column_step;
 #pragma GCC unroll 6
     for (int j = 0; j < kElements; ++j) {
-      if (j < kShared && t > 0) {
+      if (j < kShared && shares) {
         first[j] = first[j + kOutputs];
         second[j] = second[j + kOutputs];
         continue;
       }
-      const std::int64_t column = w + t * kOutputs + j;
+      const std::int64_t column = w + image.first_column + j * column_step;
       if (static_cast<std::uint64_t>(column) >= static_cast<std::uint64_t>(image.width)) {
         first[j] = second[j] = Vector<C>{};
         continue;
@@ -99,7 +104,7 @@ template <template <class, int> class TileOf, int kOutputs, int kPairIndex, clas
                                        std::int64_t tile_step) {
   for_tile_runs(grid, tiles.first, tiles.last - tiles.first, [&](const TileRun& run) {
     for (std::int64_t c = 0; c < channels; c += kLanes<C>) {
-      transform_run<TileOf, kOutputs, kPairIndex>(image, run, channel + c, channels - c,
+      transform_run<TileOf, kOutputs, kPairIndex>(image, grid, run, channel + c, channels - c,
                                                   target + run.index * tile_step + c, point_step,
                                                   tile_step);
     }
