@@ -1,18 +1,29 @@
-// direct.channels: lanes are the filled channels of one group; a tap adds the outer product of
-// source channels and lanes. Reads channels_last images of float32 and float64 in place; other
-// layouts and types are converted to that first.
+// direct.channels: lanes are the filled channels of one group and rows of the tile are pixels:
 //
-// Bytes: the source once per block of lanes (64 in float32 under AVX-512), the packed weight once
-// per run of pixels, from L2.
+//     filled[pixel, f] = bias[f] + sum over taps and source channels s of
+//                                  strip[pixel * step + tap, s] * w[tap, s, f]
+//
+// An item packs the rows of the source that it meets into a strip (channels_strip.h), in which a
+// tap is an offset that is the same for every pixel of a row, and adds up the products of blocks of
+// terms by the tile of gemm_tile.h: 14 pixels by 2 vectors of channels. Taps that see padding alone
+// are left out row by row and tile by tile. Blocks of some 128 terms keep a panel of the weight in
+// the first-level cache for all pixels of an item, and rounding from growing with their number.
+//
+// Bytes: the source is packed once for every item, the packed weight streams in once for every
+// item, the filled image is written once.
 
 template <class T>
 class ChannelsKernel {
  public:
   using C = Compute<T>;
+  using Plan = ChannelsPlan<C>;
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
-    return plan_for(gather).size(gather.filled_strides.channel != 1);
+    const Plan plan(gather);
+    const ChannelsWeights<T> weights(gather, plan);
+    return {bytes_of<C>(weights.elements() + biases(gather, plan)),
+            bytes_of<C>(aligned(plan.strip()) + plan.totals())};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -21,137 +32,210 @@ class ChannelsKernel {
   }
 
  private:
+  static constexpr std::int64_t kLanesOfPanel = kPanelLanes<C>;
+
+  // What one item fills.
+  struct Item {
+    std::int64_t sample, group;
+    std::int64_t panel, panels;
+    const AxisClass* axis;
+    std::int64_t row, rows;  // of the class
+  };
+
   ChannelsKernel(const Gather& gather, const Workspace& workspace)
       : gather_(gather),
-        plan_(plan_for(gather)),
+        plan_(gather),
+        weights_(gather, plan_),
         workspace_(workspace),
-        scratch_(workspace.shared<C>()) {}
-
-  static LaneWorkspace<C> plan_for(const Gather& gather) {
-    return {gather, {gather.filled_channels}, packs(gather)};
+        packed_weights_(workspace.shared<C>()),
+        bias_(packed_weights_ + weights_.elements()),
+        pixel_step_(gather.columns.classes()[0].step * kLanesOfPanel) {
+    for (int r = 0; r < kGemmRows; ++r) tile_offsets_[r] = r * pixel_step_;
   }
 
-  static bool packs(const Gather& gather) { return !is_pixel_image<T>(gather.source_strides); }
+  static std::int64_t biases(const Gather& gather, const Plan& plan) {
+    return gather.groups * plan.panels * kLanesOfPanel;
+  }
+  static std::int64_t aligned(std::int64_t elements) { return round_up(elements, 16); }
 
-  void run_all() {
-    pack_weights<T>(gather_, plan_, scratch_);
-    for (std::int64_t n = 0; n < gather_.batch; n += plan_.samples_per_pass()) {
-      const std::int64_t rest = gather_.batch - n;
-      run_samples(n, rest < plan_.samples_per_pass() ? rest : plan_.samples_per_pass());
+  void run_all() const {
+    weights_.pack(packed_weights_);
+    pack_bias();
+    const std::int64_t classes = gather_.rows.classes().count;
+    const std::int64_t items = plan_.row_parts * classes;
+    const std::int64_t cost = plan_.rows * plan_.filled_columns * plan_.item_panels *
+                              kLanesOfPanel * gather_.cost_per_element() / classes;
+    parallel_for(gather_.groups * plan_.lane_parts * gather_.batch * items, cost,
+                 [&](std::int64_t index, int thread) {
+                   const std::int64_t n = index / items % gather_.batch;
+                   const std::int64_t part = index / items / gather_.batch;
+                   const std::int64_t panel = part % plan_.lane_parts * plan_.item_panels;
+                   // Classes take turns, so that neighbouring items are of all costs.
+                   const AxisClass& axis = gather_.rows.classes()[index % classes];
+                   const std::int64_t row = index % items / classes * plan_.rows;
+                   if (row >= axis.count) return;
+                   run_item({n, part / plan_.lane_parts, panel,
+                             smaller(plan_.item_panels, plan_.panels - panel), &axis, row,
+                             smaller(plan_.rows, axis.count - row)},
+                            workspace_.of_thread<C>(thread));
+                 });
+  }
+
+  void pack_bias() const {
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    const std::int64_t padded = plan_.panels * kLanesOfPanel, channels = gather_.filled_channels;
+    for (std::int64_t i = 0; i < gather_.groups * padded; ++i) {
+      const std::int64_t group = i / padded, f = i % padded;
+      bias_[i] = bias && f < channels ? to_compute(bias[group * channels + f]) : C(0);
     }
   }
 
-  void run_samples(std::int64_t first, std::int64_t count) {
-    const PixelImage<C> image = source_image(first, count);
-    const LaneBlocks<C>& blocks = plan_.blocks();
-    const std::int64_t runs = count_runs(gather_);
-    const std::int64_t cost = kPixelsPerRun * blocks.full * gather_.cost_per_element();
-    parallel_for(
-        gather_.groups * blocks.count() * count * runs, cost, [&](std::int64_t item, int thread) {
-          // Blocks outermost: the weight of one stays in L2 while a thread walks over the pixels.
-          const PixelRun run = find_run(gather_, item % runs);
-          const std::int64_t n = item / runs % count, block = item / runs / count % blocks.count();
-          const std::int64_t group = item / runs / count / blocks.count();
-          const C* pixels = image.data + n * image.sample + group * gather_.source_channels;
-          visit_vectors(blocks.vectors(block), [&](auto vectors) {
-            fill_run<decltype(vectors)::value>(run, image, pixels, first + n, group, block, thread);
-          });
-        });
-  }
-
-  PixelImage<C> source_image(std::int64_t first, std::int64_t count) const {
-    const auto* source = static_cast<const T*>(gather_.source);
-    const ImageStrides& strides = gather_.source_strides;
-    if constexpr (std::is_same_v<T, C>) {
-      if (!packs(gather_)) {
-        return {source + first * strides.sample, strides.sample, strides.row, strides.column};
-      }
-    }
-    const std::int64_t channels = gather_.groups * gather_.source_channels;
-    C* images = scratch_ + plan_.images();
-    pack_samples(source, strides, channels, gather_.source_area(), first, count, images);
-    return {images, channels * gather_.source_area(), channels * gather_.columns.source_size,
-            channels};
-  }
-
-  template <int V>
-  void fill_run(const PixelRun& run, const PixelImage<C>& image, const C* pixels, std::int64_t n,
-                std::int64_t group, std::int64_t block, int thread) const {
-    constexpr int R = kTileRows<V>;
-    constexpr std::int64_t kPadded = V * kLanes<C>;
-    const std::int64_t lanes = plan_.blocks().size(block);
-    const std::int64_t channel = group * gather_.filled_channels + plan_.blocks().first(block);
-    T* target = static_cast<T*>(gather_.filled) + n * gather_.filled_strides.sample +
-                channel * gather_.filled_strides.channel;
-    const bool to_planes = gather_.filled_strides.channel != 1;
-    C* output_block = workspace_.of_thread<C>(thread);
-
-    PixelCursor cursor(run);
-    for (std::int64_t first = 0; first < run.count; first += R) {
-      BlockedTile<C, R, V> tile;
-      tile.start(scratch_ + plan_.bias(group, block));
-      TilePixels<C, R> tile_pixels(cursor, image, pixels, gather_.filled_strides,
-                                   gather_.rows.source_size, gather_.columns.source_size, zeros());
-      add_taps(tile, tile_pixels, run, scratch_ + plan_.weights(group, block));
-      tile.finish();
-      if (to_planes) {
-        store_block(tile.block, output_block + first * kPadded);
-      } else {
-        store_pixels<T>(tile.block, tile_pixels, lanes, target);
-      }
-    }
-    if (to_planes) store_planes<T>(gather_, run, output_block, kPadded, lanes, target);
-  }
-
-  template <int R, int V>
-  HANDCONV_INLINE void add_taps(BlockedTile<C, R, V>& tile, TilePixels<C, R>& tile_pixels,
-                                const PixelRun& run, const C* weights) const {
-    const std::int64_t tap_weights = gather_.source_channels * V * kLanes<C>;
-    const C* pixels[R];
-    const bool interior = tile_pixels.is_interior(run);
-    for (const Tap& row : run.rows->taps) {
-      if (!interior && !tile_pixels.enter_row(row)) continue;
-      for (const Tap& column : run.columns->taps) {
-        if (interior) {
-          tile_pixels.find_inside(row, column, pixels);
-        } else if (!tile_pixels.enter_column(column, pixels)) {
-          continue;
+  void run_item(const Item& item, C* scratch) const {
+    C *const strip = scratch, *const totals = scratch + aligned(plan_.strip());
+    start_totals(item, totals);
+    const ChannelsStrip<T> source(gather_, plan_, *item.axis, item.row, item.rows);
+    for (std::int64_t chunk = 0; chunk < plan_.chunks && item.axis->taps.count > 0; ++chunk) {
+      source.pack(item.sample, item.group * plan_.sources + chunk * plan_.chunk,
+                  plan_.chunk_size(chunk), strip);
+      for (std::int64_t p = 0; p < item.panels; ++p) {
+        for (const AxisClass& columns : gather_.columns.classes()) {
+          add_chunk(item, p, columns, chunk, source, strip,
+                    totals + p * plan_.totals_of_panel() + columns.first * kLanesOfPanel);
         }
-        const std::int64_t tap = row.kernel * gather_.columns.kernel_size + column.kernel;
-        add_tap(tile, pixels, weights + tap * tap_weights);
+      }
+    }
+    for (std::int64_t p = 0; p < item.panels; ++p)
+      store_panel(item, p, totals + p * plan_.totals_of_panel());
+  }
+
+  // totals[panel][row][filled column][lane]
+  void start_totals(const Item& item, C* totals) const {
+    const C* bias = bias_ + (item.group * plan_.panels + item.panel) * kLanesOfPanel;
+    for (std::int64_t p = 0; p < item.panels; ++p, bias += kLanesOfPanel) {
+      Vector<C> lanes[kPanelVectors];
+      for (int v = 0; v < kPanelVectors; ++v) lanes[v] = load(bias + v * kLanes<C>);
+      C* to = totals + p * plan_.totals_of_panel();
+      C* const end = to + item.rows * plan_.filled_columns * kLanesOfPanel;
+      for (; to < end; to += kLanesOfPanel) {
+        for (int v = 0; v < kPanelVectors; ++v) store(to + v * kLanes<C>, lanes[v]);
       }
     }
   }
 
-  // For every source channel, its pixels times its lanes of the weight.
-  template <int R, int V>
-  HANDCONV_INLINE void add_tap(BlockedTile<C, R, V>& tile, const C* const (&pixels)[R],
-                               const C* weights) const {
-    constexpr std::int64_t kBlock = BlockedTile<C, R, V>::kTerms;
-    const std::int64_t channels = gather_.source_channels;
-    const C* rows[R];
-    for (std::int64_t s = 0; s < channels; s += kBlock) {
-      const std::int64_t count = s + kBlock < channels ? kBlock : channels - s;
-      for (int r = 0; r < R; ++r) rows[r] = pixels[r] + s;
-      accumulate(tile.block, rows, 1, weights + s * V * kLanes<C>, V * kLanes<C>, count,
-                 FullPanel<C>{});
-      tile.note_terms(count);
+  std::int64_t lanes_of(const Item& item, std::int64_t panel) const {
+    return smaller(kLanesOfPanel,
+                   gather_.filled_channels - (item.panel + panel) * kLanesOfPanel);
+  }
+
+  // A chunk of source channels through all taps of a class, for a panel of filled channels.
+  void add_chunk(const Item& item, std::int64_t panel, const AxisClass& columns,
+                 std::int64_t chunk, const ChannelsStrip<T>& source, const C* strip,
+                 C* totals) const {
+    constexpr std::int64_t kTerms = 512 / sizeof(C);
+    const std::int64_t channels = plan_.chunk_size(chunk), taps = columns.taps.count;
+    if (taps == 0) return;
+    const bool adjoin = Plan::taps_adjoin(columns);
+    const C* weights = packed_weights_ + weights_.first(item.group, item.panel + panel, *item.axis,
+                                                        columns, chunk);
+    const std::int64_t terms = adjoin ? taps * channels : channels;  // of a run
+    const std::int64_t blocks = ceil_divide(terms, kTerms);
+    for (std::int64_t row_tap = 0; row_tap < item.axis->taps.count; ++row_tap) {
+      const Range rows = source.rows_inside(row_tap);
+      for (std::int64_t run = 0; run < (adjoin ? 1 : taps); ++run) {
+        const std::int64_t offset = tap_in_order(columns.taps, run).offset;
+        const Range wanted = adjoin ? Range{0, columns.count} : columns_inside(columns, offset);
+        for (std::int64_t block = 0; block < blocks; ++block) {
+          const Range k = part_of({0, terms}, blocks, block);
+          const Block product{weights + k.first * kLanesOfPanel, k.last - k.first,
+                              columns.source_step * channels, lanes_of(item, panel)};
+          if (wanted.first == wanted.last) continue;
+          for (std::int64_t row = rows.first; row < rows.last; ++row) {
+            add_row(product, columns.count, wanted,
+                    strip + source.line(row_tap, row, channels) + offset * channels + k.first,
+                    totals + row * plan_.filled_columns * kLanesOfPanel);
+          }
+        }
+        weights += terms * kLanesOfPanel;
+      }
     }
   }
 
-  template <int R, int V>
-  HANDCONV_INLINE static void store_block(const Tile<C, R, V>& tile, C* block) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store(block + (r * V + v) * kLanes<C>, tile.sums[r][v]);
+  // Columns of a class that see the source through a tap.
+  Range columns_inside(const AxisClass& columns, std::int64_t offset) const {
+    const std::int64_t step = columns.source_step;
+    const std::int64_t begin = larger(0, ceil_divide(-offset, step));
+    const std::int64_t end = smaller(
+        columns.count, floor_divide(gather_.columns.source_size - 1 - offset, step) + 1);
+    return {begin, larger(begin, end)};
+  }
+
+  struct Block {
+    const C* weights;
+    std::int64_t depth, row_pitch, lanes;
+  };
+
+  // Adds a block of terms to the columns [0, count) of a row, in tiles; those that have none of the
+  // columns `wanted` are left out.
+  HANDCONV_INLINE void add_row(const Block& block, std::int64_t count, const Range& wanted,
+                               const C* line, C* totals) const {
+    const std::int64_t tiles = ceil_divide(count, kGemmRows), size = count / tiles;
+    std::int64_t larger_ones = count % tiles;
+    for (std::int64_t first = 0; first < wanted.last;) {
+      const std::int64_t rows = larger_ones-- > 0 ? size + 1 : size;
+      if (first + rows > wanted.first) {
+        C* const tile = totals + first * pixel_step_;
+        TileJob<C> job{line + first * block.row_pitch,
+                       block.row_pitch,
+                       block.weights,
+                       block.depth,
+                       tile,
+                       pixel_step_,
+                       tile,
+                       tile_offsets_,
+                       {}};
+        multiply(static_cast<int>(rows), block.lanes, job);
+      }
+      first += rows;
     }
   }
 
-  const C* zeros() const { return scratch_ + plan_.zeros(); }
+  void store_panel(const Item& item, std::int64_t panel, const C* totals) const {
+    const ImageStrides& strides = gather_.filled_strides;
+    const std::int64_t lanes = lanes_of(item, panel), columns = plan_.filled_columns;
+    T* target =
+        static_cast<T*>(gather_.filled) + item.sample * strides.sample +
+        (item.group * gather_.filled_channels + (item.panel + panel) * kLanesOfPanel) *
+            strides.channel +
+        (item.axis->first + item.row * item.axis->step) * strides.row;
+    const bool one_run = item.axis->step == 1;
+    const std::int64_t pixels = one_run ? item.rows * columns : columns;
+    for (std::int64_t row = 0; row < (one_run ? 1 : item.rows); ++row) {
+      if (strides.channel != 1) {
+        transpose_matrix(totals, kLanesOfPanel, pixels, lanes, target, strides.channel);
+      } else {
+        store_pixels(totals, pixels, lanes, target);
+      }
+      totals += pixels * kLanesOfPanel;
+      target += item.axis->step * strides.row;
+    }
+  }
+  void store_pixels(const C* totals, std::int64_t pixels, std::int64_t lanes, T* target) const {
+    constexpr std::int64_t L = kLanes<C>;
+    const auto first = mask_between<C>(0, lanes), second = mask_between<C>(0, lanes - L);
+    for (std::int64_t p = 0; p < pixels; ++p) {
+      store_masked(target, load(totals), first);
+      if (lanes > L) store_masked(target + L, load(totals + L), second);
+      totals += kLanesOfPanel;
+      target += gather_.filled_strides.column;
+    }
+  }
 
   const Gather& gather_;
-  LaneWorkspace<C> plan_;
+  const Plan plan_;
+  const ChannelsWeights<T> weights_;
   const Workspace& workspace_;
-  C* scratch_;
+  C* const packed_weights_;
+  C* const bias_;
+  const std::int64_t pixel_step_;
+  std::int64_t tile_offsets_[kGemmRows];
 };

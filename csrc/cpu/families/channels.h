@@ -4,10 +4,12 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/pixel_tiles.h"
-#include "cpu/lanes.h"
-#include "cpu/channels.h"
+#include "cpu/ranges.h"
 #include "cpu/gemm_tile.h"
+#include "cpu/channels_plan.h"
+#include "cpu/channels_weights.h"
+#include "cpu/channels_strip.h"
+#include "cpu/channels.h"
 #include "cpu/gemm_plan.h"
 #include "cpu/gemm_images.h"
 #include "cpu/gemm_weights.h"
@@ -21,13 +23,13 @@ constexpr const char* kAboutGemm =
     "memory";
 constexpr const char* kChannels = "cpu.direct.channels." HANDCONV_ISA_NAME;
 constexpr const char* kAboutChannels =
-    "lanes are output channels of a group, pixels are reached through pointers";
+    "lanes are filled channels of a group, pixels lie in strips of padded rows";
 
 // clang-format off
 constexpr Kernel kRows[] = {
     make_row<GemmByLayout>  (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
     make_row<GemmByLayout>  (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
-    make_row<ChannelsKernel>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, too_large_to_convert),
-    make_row<ChannelsKernel>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, too_large_to_convert),
+    make_row<ChannelsKernel>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, never_refuse),
+    make_row<ChannelsKernel>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, never_refuse),
 };
 // clang-format on

@@ -1,0 +1,113 @@
+// How direct.channels cuts a gather into work, by the shape alone.
+//
+//     item    some rows of one class of rows, in all columns, by some panels of filled channels
+//     chunk   source channels that are packed, and summed over, at a time
+//
+// The strip of a chunk (source rows with their padding) and the totals of an item stay in the
+// second-level cache, and a panel's weights of some 128 terms in the first, where all tiles of the
+// item meet them.
+
+// Taps in the order of their offsets: those of the transpose are listed backwards.
+inline const Tap& tap_in_order(const Span<Tap>& taps, std::int64_t i) {
+  const bool ascending = taps[0].offset <= taps[taps.count - 1].offset;
+  return taps[ascending ? i : taps.count - 1 - i];
+}
+
+template <class C>
+struct ChannelsPlan {
+  explicit ChannelsPlan(const Gather& gather)
+      : sources(gather.source_channels),
+        panels(ceil_divide(gather.filled_channels, kPanelLanes<C>)),
+        filled_columns(gather.columns.filled_size) {
+    constexpr std::int64_t kMostSources = 512 / sizeof(C);
+    chunks = ceil_divide(sources, kMostSources);
+    chunk = ceil_divide(sources, chunks);
+    chunks = ceil_divide(sources, chunk);
+    choose_columns(gather);
+    choose_rows(gather);
+
+    constexpr std::int64_t kMostPanels = 8, kItems = 4;
+    lane_parts = ceil_divide(panels, kMostPanels);
+    const std::int64_t items = gather.groups * row_parts * gather.rows.classes().count;
+    while (items * lane_parts < kItems && 2 * lane_parts <= panels) lane_parts *= 2;
+    item_panels = ceil_divide(panels, lane_parts);
+    lane_parts = ceil_divide(panels, item_panels);
+  }
+
+  std::int64_t chunk_size(std::int64_t index) const {
+    return smaller(chunk, sources - index * chunk);
+  }
+  // Elements of the strip of a chunk, and of the totals of an item.
+  std::int64_t strip() const { return slots * width * chunk; }
+  std::int64_t totals() const { return item_panels * totals_of_panel(); }
+  std::int64_t totals_of_panel() const { return rows * filled_columns * kPanelLanes<C>; }
+
+  // Rows of the source that `rows` neighbouring rows of a class meet lie side by side in the strip,
+  // those in between included, unless these outnumber them.
+  static bool lists_all_rows(const AxisClass& axis, std::int64_t rows) {
+    return span(axis, rows) <= axis.taps.count * rows;
+  }
+
+  std::int64_t sources, chunks, chunk;
+  std::int64_t panels, lane_parts, item_panels;
+  std::int64_t filled_columns;
+  std::int64_t rows, row_parts;  // of a class, at most
+  std::int64_t slots;            // source rows of a strip, at most
+  // Columns of the strip: zeros, then [0, columns) of the source, then zeros.
+  std::int64_t left, columns, width;
+
+ private:
+  static std::int64_t span(const AxisClass& axis, std::int64_t rows) {
+    if (axis.taps.count == 0) return 0;
+    return (rows - 1) * axis.source_step + 1 +
+           tap_in_order(axis.taps, axis.taps.count - 1).offset - tap_in_order(axis.taps, 0).offset;
+  }
+  static std::int64_t slots_for(const Gather& gather, std::int64_t rows) {
+    std::int64_t most = 0;
+    for (const AxisClass& axis : gather.rows.classes())
+      most = larger(most, smaller(span(axis, rows), axis.taps.count * rows));
+    return most;
+  }
+
+  void choose_columns(const Gather& gather) {
+    std::int64_t first = 0, last = 0;  // positions that are read
+    for (const AxisClass& axis : gather.columns.classes()) {
+      if (axis.taps.count == 0) continue;
+      // Tiles that see nothing but padding through a tap are left out.
+      const std::int64_t reach = (kGemmRows - 1) * axis.source_step;
+      const std::int64_t begin = tap_in_order(axis.taps, 0).offset;
+      const std::int64_t end = (axis.count - 1) * axis.source_step + 1 +
+                               tap_in_order(axis.taps, axis.taps.count - 1).offset;
+      const bool skips = !taps_adjoin(axis);
+      first = smaller(first, skips ? larger(begin, -reach) : begin);
+      last = larger(last, skips ? smaller(end, gather.columns.source_size + reach) : end);
+    }
+    left = -first;
+    columns = smaller(last, gather.columns.source_size);
+    width = left + last;
+  }
+
+  void choose_rows(const Gather& gather) {
+    constexpr std::int64_t kPixels = 256, kStripBytes = 384 << 10;
+    std::int64_t most = 0;
+    for (const AxisClass& axis : gather.rows.classes()) most = larger(most, axis.count);
+    rows = larger(1, smaller(most, kPixels / filled_columns));
+    while (rows > 1 && slots_for(gather, rows) * width * chunk *
+                               static_cast<std::int64_t>(sizeof(C)) > kStripBytes) {
+      --rows;
+    }
+    // An even number of items shares out evenly.
+    row_parts = ceil_divide(most, rows);
+    if (row_parts > 1) row_parts += row_parts % 2;
+    rows = ceil_divide(most, row_parts);
+    row_parts = ceil_divide(most, rows);
+    slots = slots_for(gather, rows);
+  }
+
+ public:
+  // Whether the taps along the width see neighbouring pixels: then they are one run of terms.
+  static bool taps_adjoin(const AxisClass& axis) {
+    const Span<Tap>& taps = axis.taps;
+    return taps.count > 1 && tap_in_order(taps, 1).offset - tap_in_order(taps, 0).offset == 1;
+  }
+};
