@@ -62,23 +62,25 @@ class ChannelsKernel {
     weights_.pack(packed_weights_);
     pack_bias();
     const std::int64_t classes = gather_.rows.classes().count;
-    const std::int64_t items = plan_.row_parts * classes;
+    const std::int64_t parts = plan_.lane_parts, row_items = plan_.row_parts * classes;
     const std::int64_t cost = plan_.rows * plan_.filled_columns * plan_.item_panels *
                               kLanesOfPanel * gather_.cost_per_element() / classes;
-    parallel_for(gather_.groups * plan_.lane_parts * gather_.batch * items, cost,
-                 [&](std::int64_t index, int thread) {
-                   const std::int64_t n = index / items % gather_.batch;
-                   const std::int64_t part = index / items / gather_.batch;
-                   const std::int64_t panel = part % plan_.lane_parts * plan_.item_panels;
-                   // Classes take turns, so that neighbouring items are of all costs.
-                   const AxisClass& axis = gather_.rows.classes()[index % classes];
-                   const std::int64_t row = index % items / classes * plan_.rows;
-                   if (row >= axis.count) return;
-                   run_item({n, part / plan_.lane_parts, panel,
-                             smaller(plan_.item_panels, plan_.panels - panel), &axis, row,
-                             smaller(plan_.rows, axis.count - row)},
-                            workspace_.of_thread<C>(thread));
-                 });
+    const std::int64_t count = gather_.groups * gather_.batch * row_items * parts;
+    parallel_for(count, cost, [&](std::int64_t index, int thread) {
+      // The weight of a part stays in L2 over all its rows, but parts of odd sizes share out badly.
+      const bool parts_outermost = plan_.panels % 2 == 0;
+      const std::int64_t part = parts_outermost ? index / (count / parts) : index % parts;
+      const std::int64_t rest = parts_outermost ? index % (count / parts) : index / parts;
+      // Classes take turns, so that neighbouring items are of all costs.
+      const AxisClass& axis = gather_.rows.classes()[rest % classes];
+      const std::int64_t row = rest / classes % plan_.row_parts * plan_.rows;
+      if (row >= axis.count) return;
+      const std::int64_t n = rest / row_items % gather_.batch;
+      const Range panels = plan_.part(part);
+      run_item({n, rest / row_items / gather_.batch, panels.first, panels.last - panels.first,
+                &axis, row, smaller(plan_.rows, axis.count - row)},
+               workspace_.of_thread<C>(thread));
+    });
   }
 
   void pack_bias() const {
@@ -123,20 +125,18 @@ class ChannelsKernel {
   }
 
   std::int64_t lanes_of(const Item& item, std::int64_t panel) const {
-    return smaller(kLanesOfPanel,
-                   gather_.filled_channels - (item.panel + panel) * kLanesOfPanel);
+    return smaller(kLanesOfPanel, gather_.filled_channels - (item.panel + panel) * kLanesOfPanel);
   }
 
   // A chunk of source channels through all taps of a class, for a panel of filled channels.
-  void add_chunk(const Item& item, std::int64_t panel, const AxisClass& columns,
-                 std::int64_t chunk, const ChannelsStrip<T>& source, const C* strip,
-                 C* totals) const {
+  void add_chunk(const Item& item, std::int64_t panel, const AxisClass& columns, std::int64_t chunk,
+                 const ChannelsStrip<T>& source, const C* strip, C* totals) const {
     constexpr std::int64_t kTerms = 512 / sizeof(C);
     const std::int64_t channels = plan_.chunk_size(chunk), taps = columns.taps.count;
     if (taps == 0) return;
     const bool adjoin = Plan::taps_adjoin(columns);
-    const C* weights = packed_weights_ + weights_.first(item.group, item.panel + panel, *item.axis,
-                                                        columns, chunk);
+    const C* weights = packed_weights_ +
+                       weights_.first(item.group, item.panel + panel, *item.axis, columns, chunk);
     const std::int64_t terms = adjoin ? taps * channels : channels;  // of a run
     const std::int64_t blocks = ceil_divide(terms, kTerms);
     for (std::int64_t row_tap = 0; row_tap < item.axis->taps.count; ++row_tap) {
@@ -164,11 +164,12 @@ class ChannelsKernel {
   Range columns_inside(const AxisClass& columns, std::int64_t offset) const {
     const std::int64_t step = columns.source_step;
     const std::int64_t begin = larger(0, ceil_divide(-offset, step));
-    const std::int64_t end = smaller(
-        columns.count, floor_divide(gather_.columns.source_size - 1 - offset, step) + 1);
+    const std::int64_t end =
+        smaller(columns.count, floor_divide(gather_.columns.source_size - 1 - offset, step) + 1);
     return {begin, larger(begin, end)};
   }
 
+  // Tried: fetching the weights of the block after it meanwhile; slower.
   struct Block {
     const C* weights;
     std::int64_t depth, row_pitch, lanes;
@@ -202,11 +203,10 @@ class ChannelsKernel {
   void store_panel(const Item& item, std::int64_t panel, const C* totals) const {
     const ImageStrides& strides = gather_.filled_strides;
     const std::int64_t lanes = lanes_of(item, panel), columns = plan_.filled_columns;
-    T* target =
-        static_cast<T*>(gather_.filled) + item.sample * strides.sample +
-        (item.group * gather_.filled_channels + (item.panel + panel) * kLanesOfPanel) *
-            strides.channel +
-        (item.axis->first + item.row * item.axis->step) * strides.row;
+    T* target = static_cast<T*>(gather_.filled) + item.sample * strides.sample +
+                (item.group * gather_.filled_channels + (item.panel + panel) * kLanesOfPanel) *
+                    strides.channel +
+                (item.axis->first + item.row * item.axis->step) * strides.row;
     const bool one_run = item.axis->step == 1;
     const std::int64_t pixels = one_run ? item.rows * columns : columns;
     for (std::int64_t row = 0; row < (one_run ? 1 : item.rows); ++row) {

@@ -26,14 +26,17 @@ struct ChannelsPlan {
     choose_columns(gather);
     choose_rows(gather);
 
+    // An even number of items shares out evenly.
     constexpr std::int64_t kMostPanels = 8, kItems = 4;
     lane_parts = ceil_divide(panels, kMostPanels);
-    const std::int64_t items = gather.groups * row_parts * gather.rows.classes().count;
-    while (items * lane_parts < kItems && 2 * lane_parts <= panels) lane_parts *= 2;
+    const std::int64_t classes = gather.groups * gather.rows.classes().count;
+    if (classes * row_parts * lane_parts % 2 == 1 && panels % 2 == 1) split_rows(gather, 2);
+    while (classes * row_parts * lane_parts < kItems && 2 * lane_parts <= panels) lane_parts *= 2;
     item_panels = ceil_divide(panels, lane_parts);
-    lane_parts = ceil_divide(panels, item_panels);
   }
 
+  // The panels of a part.
+  Range part(std::int64_t index) const { return part_of({0, panels}, lane_parts, index); }
   std::int64_t chunk_size(std::int64_t index) const {
     return smaller(chunk, sources - index * chunk);
   }
@@ -59,8 +62,8 @@ struct ChannelsPlan {
  private:
   static std::int64_t span(const AxisClass& axis, std::int64_t rows) {
     if (axis.taps.count == 0) return 0;
-    return (rows - 1) * axis.source_step + 1 +
-           tap_in_order(axis.taps, axis.taps.count - 1).offset - tap_in_order(axis.taps, 0).offset;
+    return (rows - 1) * axis.source_step + 1 + tap_in_order(axis.taps, axis.taps.count - 1).offset -
+           tap_in_order(axis.taps, 0).offset;
   }
   static std::int64_t slots_for(const Gather& gather, std::int64_t rows) {
     std::int64_t most = 0;
@@ -92,14 +95,18 @@ struct ChannelsPlan {
     std::int64_t most = 0;
     for (const AxisClass& axis : gather.rows.classes()) most = larger(most, axis.count);
     rows = larger(1, smaller(most, kPixels / filled_columns));
-    while (rows > 1 && slots_for(gather, rows) * width * chunk *
-                               static_cast<std::int64_t>(sizeof(C)) > kStripBytes) {
+    while (rows > 1 &&
+           slots_for(gather, rows) * width * chunk * static_cast<std::int64_t>(sizeof(C)) >
+               kStripBytes) {
       --rows;
     }
-    // An even number of items shares out evenly.
-    row_parts = ceil_divide(most, rows);
-    if (row_parts > 1) row_parts += row_parts % 2;
-    rows = ceil_divide(most, row_parts);
+    const std::int64_t parts = ceil_divide(most, rows);
+    split_rows(gather, parts > 1 ? parts + parts % 2 : 1);
+  }
+  void split_rows(const Gather& gather, std::int64_t parts) {
+    std::int64_t most = 0;
+    for (const AxisClass& axis : gather.rows.classes()) most = larger(most, axis.count);
+    rows = ceil_divide(most, parts);
     row_parts = ceil_divide(most, rows);
     slots = slots_for(gather, rows);
   }

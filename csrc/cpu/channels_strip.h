@@ -22,7 +22,8 @@ class ChannelsStrip {
   Range rows_inside(std::int64_t tap) const {
     const std::int64_t h = source_row(tap, 0), step = axis_.source_step;
     const std::int64_t begin = larger(0, ceil_divide(-h, step));
-    const std::int64_t end = smaller(rows_, floor_divide(gather_.rows.source_size - 1 - h, step) + 1);
+    const std::int64_t end =
+        smaller(rows_, floor_divide(gather_.rows.source_size - 1 - h, step) + 1);
     return {begin, larger(begin, end)};
   }
 
@@ -36,8 +37,8 @@ class ChannelsStrip {
   // Channels [channel, channel + channels) of a sample.
   void pack(std::int64_t sample, std::int64_t channel, std::int64_t channels, C* strip) const {
     const ImageStrides& strides = gather_.source_strides;
-    const T* source = static_cast<const T*>(gather_.source) + sample * strides.sample +
-                      channel * strides.channel;
+    const T* source =
+        static_cast<const T*>(gather_.source) + sample * strides.sample + channel * strides.channel;
     const std::int64_t taps = axis_.taps.count;
     if (taps == 0) return;
     const std::int64_t h = source_row(0, 0);

@@ -22,8 +22,8 @@ class ChannelsWeights {
     const std::int64_t taps_before =
         (rows.taps.first - gather_.rows.classes()[0].taps.first) * column_taps +
         rows.taps.count * (columns.taps.first - all_columns[0].taps.first);
-    const std::int64_t terms_before = taps_before * plan_.sources +
-                                      rows.taps.count * columns.taps.count * chunk * plan_.chunk;
+    const std::int64_t terms_before =
+        taps_before * plan_.sources + rows.taps.count * columns.taps.count * chunk * plan_.chunk;
     return ((group * plan_.panels + panel) * gather_.kernel_area() * plan_.sources + terms_before) *
            kLanesOfPanel;
   }

@@ -279,6 +279,8 @@ Refusal better_without_packing(const Problem& problem) {
   if (!overlap && g.kernel_area() >= 16 && shape.source > 4)
     return "patches of many taps: direct.channels reaches pixels far apart by pointers";
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
+  if (!forward && !nhwc && has_stride && g.input_area() >= 784)
+    return "direct.channels fills all columns of a row at once, whatever the stride";
   // Of few pixels, packing is cheap beside the weight, except in the planes of a strided gradient.
   const bool many_pixels = !few_packed_pixels(g) || (!forward && !nhwc && has_stride);
   if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
