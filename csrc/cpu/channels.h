@@ -6,8 +6,8 @@
 // An item packs the rows of the source that it meets into a strip (channels_strip.h), in which a
 // tap is an offset that is the same for every pixel of a row, and adds up the products of blocks of
 // terms by the tile of gemm_tile.h: 14 pixels by 2 vectors of channels. Taps that see padding alone
-// are left out row by row and tile by tile. Blocks of some 128 terms keep a panel of the weight in
-// the first-level cache for all pixels of an item, and rounding from growing with their number.
+// are left out row by row and tile by tile. Blocks of at most 256 terms keep rounding from growing
+// with their number, and a panel's weights near the processor for all pixels of an item.
 //
 // Bytes: the source is packed once for every item, the packed weight streams in once for every
 // item, the filled image is written once.
@@ -131,7 +131,7 @@ class ChannelsKernel {
   // A chunk of source channels through all taps of a class, for a panel of filled channels.
   void add_chunk(const Item& item, std::int64_t panel, const AxisClass& columns, std::int64_t chunk,
                  const ChannelsStrip<T>& source, const C* strip, C* totals) const {
-    constexpr std::int64_t kTerms = 512 / sizeof(C);
+    constexpr std::int64_t kTerms = 1024 / sizeof(C);
     const std::int64_t channels = plan_.chunk_size(chunk), taps = columns.taps.count;
     if (taps == 0) return;
     const bool adjoin = Plan::taps_adjoin(columns);

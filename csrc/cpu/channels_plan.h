@@ -3,9 +3,8 @@
 //     item    some rows of one class of rows, in all columns, by some panels of filled channels
 //     chunk   source channels that are packed, and summed over, at a time
 //
-// The strip of a chunk (source rows with their padding) and the totals of an item stay in the
-// second-level cache, and a panel's weights of some 128 terms in the first, where all tiles of the
-// item meet them.
+// The strip of a chunk (source rows with their padding), the totals of an item and a panel's
+// weights of a block of terms stay in the second-level cache.
 
 // Taps in the order of their offsets: those of the transpose are listed backwards.
 inline const Tap& tap_in_order(const Span<Tap>& taps, std::int64_t i) {

@@ -6,6 +6,7 @@
 #include "cpu/gemm_tile.h"
 #include "cpu/stem_strip.h"
 #include "cpu/stem_tile.h"
+#include "cpu/stem_plan.h"
 #include "cpu/stem.h"
 #include "rows.h"
 // clang-format on
