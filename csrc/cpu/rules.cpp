@@ -136,6 +136,15 @@ bool suits_tiles_of_4x4(const Problem& problem, const Shape& shape) {
          10 * tile_products(problem, 4) < 9 * tile_products(problem, 2);
 }
 
+// Dilated images are so small that tiles of 2x2 and of 4x4 may fit them badly. Rounding is less
+// than that of tiles of 4x4, and does not show beside sums over many channels.
+bool suits_tiles_of_3x3(const Problem& problem, const Shape& shape) {
+  const Geometry& g = problem.geometry;
+  return larger(g.height.dilation, g.width.dilation) > 1 && shape.source >= 256 &&
+         !suits_tiles_of_4x4(problem, shape) &&
+         10 * tile_products(problem, 3) < 9 * tile_products(problem, 2);
+}
+
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
 
 // Groups so small that the transforms of their tiles cost more than the products they save.
@@ -167,8 +176,16 @@ Refusal not_for_tiles_of_2x2(const Problem& problem) {
   const Shape shape(problem);
   if (are_small_groups(problem, shape))
     return "groups are small: their transforms outweigh the products saved";
-  return suits_tiles_of_4x4(problem, shape) ? "tiles of 4x4 do less work"
+  if (suits_tiles_of_4x4(problem, shape)) return "tiles of 4x4 do less work";
+  return suits_tiles_of_3x3(problem, shape) ? "tiles of 3x3 fit the dilated images better"
                                             : too_small_for_winograd(problem, shape, 2);
+}
+
+Refusal not_for_tiles_of_3x3(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Shape shape(problem);
+  return suits_tiles_of_3x3(problem, shape) ? too_small_for_winograd(problem, shape, 3)
+                                            : "tiles of 2x2 or of 4x4 fit as well";
 }
 
 Refusal not_for_tiles_of_4x4(const Problem& problem) {
@@ -269,8 +286,20 @@ bool is_patch(const Geometry& g) {
 
 }  // namespace
 
+// The gradient of a first layer of patches that direct.patches leaves out, as they do not cover the
+// image: each pixel is in one patch at most.
+Refusal fills_patches(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
+  return problem.slot == Slot::kInput && g.groups == 1 && g.in_channels <= 4 && !overlap &&
+                 g.kernel_area() >= 64
+             ? "fills large patches of few channels: im2col multiplies them whole"
+             : nullptr;
+}
+
 Refusal better_without_packing(const Problem& problem) {
   const Geometry& g = problem.geometry;
+  if (const Refusal reason = fills_patches(problem)) return reason;
   const bool forward = problem.slot == Slot::kOutput, nhwc = problem.layout == Layout::kNhwc;
   const Shape shape(problem);
   if (too_large_to_convert(problem)) return nullptr;
@@ -328,6 +357,7 @@ Refusal better_in_scratch(const Problem& problem) {
 
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
+  if (const Refusal reason = fills_patches(problem)) return reason;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
   const bool strided_planes =

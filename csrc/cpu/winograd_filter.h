@@ -16,7 +16,8 @@
 //
 // Rounding grows with the spread of the points' powers. F(2): 0, 1, -1; its error is below that of
 // a sum of products in order. F(4): 0, +-5/8, +-3/2, whose error is half that of the usual
-// 0, +-1, +-2 and least among the simple fractions tried (1/2, 5/8, 3/4 with 3/2).
+// 0, +-1, +-2 and least among the simple fractions tried (1/2, 5/8, 3/4 with 3/2). F(3): 0, 5/8,
+// 3/2, -1, nearly the best simple fractions too.
 
 template <class C, int kOutputs>
 struct Filter;
@@ -69,6 +70,48 @@ struct Filter<C, 2> {
     g[0] = middle[0] - u[0];
     g[1] = middle[1];
     g[2] = middle[2] + u[3];
+  }
+};
+
+template <class C>
+struct Filter<C, 3> {
+  using V = Vector<C>;
+
+  static constexpr double a = 5.0 / 8, b = 3.0 / 2, c = -1;
+
+  // Polynomials that vanish at all points but one: x (x - a) (x - b) (x - c) without one factor.
+  HANDCONV_INLINE static void transform_input(const V (&d)[5], V (&t)[5]) {
+    t[0] = cubic(d[0], d[1], d[2], d[3]);
+    t[1] = quadratic(b, c, d);
+    t[2] = quadratic(a, c, d);
+    t[3] = quadratic(a, b, d);
+    t[4] = cubic(d[1], d[2], d[3], d[4]);
+  }
+  // g0 + g1 x + g2 x^2 at the points, over the derivative of the polynomial of all points there.
+  HANDCONV_INLINE static void transform_weight(const V (&g)[3], V (&u)[5]) {
+    u[0] = constant(-1 / (a * b * c)) * g[0];
+    u[1] = at_point(a, 1 / (a * (a - b) * (a - c)), g);
+    u[2] = at_point(b, 1 / (b * (b - a) * (b - c)), g);
+    u[3] = at_point(c, 1 / (c * (c - a) * (c - b)), g);
+    u[4] = g[2];
+  }
+  HANDCONV_INLINE static void transform_output(const V (&m)[5], V (&y)[3]) {
+    y[0] = (m[0] + m[1]) + (m[2] + m[3]);
+    y[1] = fma(constant(a), m[1], fma(constant(b), m[2], constant(c) * m[3]));
+    y[2] = fma(constant(a * a), m[1], fma(constant(b * b), m[2], fma(constant(c * c), m[3], m[4])));
+  }
+
+ private:
+  HANDCONV_INLINE static V constant(double value) { return broadcast(static_cast<C>(value)); }
+  HANDCONV_INLINE static V cubic(V d0, V d1, V d2, V d3) {
+    return fma(constant(-a * b * c), d0,
+               fma(constant(a * b + a * c + b * c), d1, fma(constant(-a - b - c), d2, d3)));
+  }
+  HANDCONV_INLINE static V quadratic(double p, double q, const V (&d)[5]) {
+    return fma(constant(p * q), d[1], fma(constant(-p - q), d[2], d[3]));
+  }
+  HANDCONV_INLINE static V at_point(double point, double scale, const V (&g)[3]) {
+    return constant(scale) * fma(constant(point), fma(constant(point), g[2], g[1]), g[0]);
   }
 };
 

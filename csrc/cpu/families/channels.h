@@ -29,7 +29,7 @@ constexpr const char* kAboutChannels =
 constexpr Kernel kRows[] = {
     make_row<GemmByLayout>  (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
     make_row<GemmByLayout>  (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
-    make_row<ChannelsKernel>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, never_refuse),
-    make_row<ChannelsKernel>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, never_refuse),
+    make_row<ChannelsKernel>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
+    make_row<ChannelsKernel>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
 };
 // clang-format on

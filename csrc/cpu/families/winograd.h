@@ -20,6 +20,8 @@
 
 constexpr const char* kWinograd2 = "cpu.winograd.2x2." HANDCONV_ISA_NAME;
 constexpr const char* kAboutWinograd2 = "tiles of 2x2 by 16 products of matrices in place of 36";
+constexpr const char* kWinograd3 = "cpu.winograd.3x3." HANDCONV_ISA_NAME;
+constexpr const char* kAboutWinograd3 = "tiles of 3x3 by 25 products of matrices in place of 81";
 constexpr const char* kWinograd4 = "cpu.winograd.4x4." HANDCONV_ISA_NAME;
 constexpr const char* kAboutWinograd4 = "tiles of 4x4 by 36 products of matrices in place of 144";
 
@@ -27,6 +29,8 @@ constexpr const char* kAboutWinograd4 = "tiles of 4x4 by 36 products of matrices
 constexpr Kernel kRows[] = {
     make_row<Winograd2Kernel>(kWinograd2, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
     make_row<Winograd2Kernel>(kWinograd2, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
+    make_row<Winograd3Kernel>(kWinograd3, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd3, needs_3x3_with_stride_1, not_for_tiles_of_3x3),
+    make_row<Winograd3Kernel>(kWinograd3, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd3, needs_3x3_with_stride_1, not_for_tiles_of_3x3),
     make_row<Winograd4Kernel>(kWinograd4, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
     make_row<Winograd4Kernel>(kWinograd4, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
     make_row<Winograd2WeightKernel>(kWinograd2, Slot::kWeight, Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_weights_by_2x2),
