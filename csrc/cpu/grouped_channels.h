@@ -100,28 +100,6 @@ class GroupedKernel {
   static constexpr std::int64_t L = kLanes<C>;
   static constexpr int kPixels = 7, kFewPixels = 4, kTaps = 3;
 
-  // The columns or rows that all classes of an axis read: their positions i at i * step + offset.
-  struct Reach {
-    explicit Reach(const AxisTaps& axis) {
-      bool any = false;
-      for (const AxisClass& positions : axis.classes()) {
-        step = positions.source_step;
-        count = larger(count, positions.count);
-        for (const Tap& tap : positions.taps) {
-          first = any ? smaller(first, tap.offset) : tap.offset;
-          last = any ? larger(last, tap.offset) : tap.offset;
-          any = true;
-        }
-      }
-    }
-    std::int64_t elements(std::int64_t positions) const {
-      return (positions - 1) * step + last - first + 1;
-    }
-
-    std::int64_t step = 1, count = 0;
-    std::int64_t first = 0, last = 0;  // offsets of taps
-  };
-
   // How the work is cut: by the shape of a sample alone.
   struct Plan {
     explicit Plan(const Gather& gather)
@@ -151,7 +129,7 @@ class GroupedKernel {
     std::int64_t thread_elements() const { return source_elements() + kGroupedRows * kPixels * L; }
 
     const Gather& gather;
-    const Reach rows_reach, columns_reach;
+    const AxisReach rows_reach, columns_reach;
     std::int64_t channels, blocks;  // of the image, and vectors of them
     std::int64_t line;              // elements of a row in scratch
     std::int64_t rows, strips;      // of every class, of an item

@@ -55,6 +55,30 @@ inline void transpose_matrix(const T* source, std::int64_t source_step, std::int
   }
 }
 
+// A vector of pixels, of which [first, last) exist, to planes of channels; the others become zero.
+template <class T>
+inline void transpose_to_planes(const T* from, std::int64_t step, std::int64_t first,
+                                std::int64_t last, std::int64_t channels, Compute<T>* to,
+                                std::int64_t channel_step) {
+  using C = Compute<T>;
+  constexpr std::int64_t L = kLanes<C>;
+  Vector<C> square[L];
+  if (channels >= L && first <= 0 && last >= L) {
+#pragma GCC unroll 16
+    for (std::int64_t i = 0; i < L; ++i) square[i] = load(from + i * step);
+    transpose<C>(square);
+#pragma GCC unroll 16
+    for (std::int64_t c = 0; c < L; ++c) store(to + c * channel_step, square[c]);
+    return;
+  }
+  const auto mask = mask_between<C>(0, channels);
+  for (std::int64_t i = 0; i < L; ++i) {
+    square[i] = i >= first && i < last ? load_masked(from + i * step, mask) : Vector<C>{};
+  }
+  transpose<C>(square);
+  for (std::int64_t c = 0; c < L && c < channels; ++c) store(to + c * channel_step, square[c]);
+}
+
 // Pixels [first, last) of one image to pixels by channels.
 template <class T>
 inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t channels,

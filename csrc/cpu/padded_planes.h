@@ -54,30 +54,6 @@ struct PaddedAxis {
   std::int64_t first = 0, last = 0;  // quotients of taps
 };
 
-// A vector of pixels, of which [first, last) exist, to planes of channels; the others become zero.
-template <class T>
-inline void transpose_to_planes(const T* from, std::int64_t step, std::int64_t first,
-                                std::int64_t last, std::int64_t channels, Compute<T>* to,
-                                std::int64_t channel_step) {
-  using C = Compute<T>;
-  constexpr std::int64_t L = kLanes<C>;
-  Vector<C> square[L];
-  if (channels >= L && first <= 0 && last >= L) {
-#pragma GCC unroll 16
-    for (std::int64_t i = 0; i < L; ++i) square[i] = load(from + i * step);
-    transpose<C>(square);
-#pragma GCC unroll 16
-    for (std::int64_t c = 0; c < L; ++c) store(to + c * channel_step, square[c]);
-    return;
-  }
-  const auto mask = mask_between<C>(0, channels);
-  for (std::int64_t i = 0; i < L; ++i) {
-    square[i] = i >= first && i < last ? load_masked(from + i * step, mask) : Vector<C>{};
-  }
-  transpose<C>(square);
-  for (std::int64_t c = 0; c < L && c < channels; ++c) store(to + c * channel_step, square[c]);
-}
-
 // Elements 0, 2, 4, ... of a followed by b, or 1, 3, 5, ...
 template <class V, int... I>
 HANDCONV_INLINE V every_second(V a, V b, int first, std::integer_sequence<int, I...>) {

@@ -59,6 +59,15 @@ Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes) {
                                                 : "needs groups that divide the lanes of a vector";
 }
 
+Refusal needs_short_sums_and_strides(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const bool forward = problem.slot == Slot::kOutput;
+  if (forward && g.width.stride > 2) return "needs pixels at most 2 columns apart";
+  const std::int64_t source = forward ? g.in_channels_per_group() : g.out_channels_per_group();
+  return source * g.kernel_area() <= 1024 ? nullptr
+                                          : "so long a sum should be made of partial sums";
+}
+
 Refusal needs_rows_alike(const Problem& problem) {
   const Geometry& g = problem.geometry;
   if (problem.layout != Layout::kNchw) return "needs contiguous (NCHW) images";
@@ -147,12 +156,26 @@ bool suits_tiles_of_3x3(const Problem& problem, const Shape& shape) {
 
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
 
+// Groups that direct.broadcast is the best direct kernel for.
+bool suits_broadcasts(const Problem& problem, const Shape& shape) {
+  const Geometry& g = problem.geometry;
+  if (g.groups == 1 || shape.filled <= 8 || needs_short_sums_and_strides(problem)) return false;
+  const bool nchw = problem.layout == Layout::kNchw;
+  const bool is_short = problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16;
+  if (g.height.stride > 1 || g.width.stride > 1) {
+    // Columns of a strided gradient lie apart in a plane, and are stored one by one.
+    if (nchw) return problem.slot == Slot::kOutput || shape.source > 32;
+    return problem.dtype != DType::kFloat64;
+  }
+  // Planes are read in place, where no element is converted for every tap.
+  return !nchw || is_short || (shape.source >= 32 && g.kernel_area() > 1);
+}
+
 // Groups so small that the transforms of their tiles cost more than the products they save.
 bool are_small_groups(const Problem& problem, const Shape& shape) {
-  if (problem.geometry.groups == 1 || problem.dtype != DType::kFloat32) return false;
-  return problem.layout == Layout::kNchw
-             ? shape.source <= 24 && shape.filled <= 24
-             : shape.source == 16 && shape.filled == 16 && !few_pixels_or_lanes(problem);
+  if (problem.geometry.groups == 1) return false;
+  const std::int64_t most = shape.side < 20 ? 32 : problem.layout == Layout::kNchw ? 24 : 16;
+  return shape.source <= most && shape.filled <= most;
 }
 
 constexpr Refusal kTilesFitBadly =
@@ -327,6 +350,7 @@ namespace {
 
 constexpr Refusal kEnoughToBeLanes =
     "groups have enough channels to be the lanes of direct.channels";
+constexpr Refusal kBetterBroadcast = "channels of a group are the lanes of direct.broadcast";
 
 // Windows that overlap far read a pixel many times, which planes, packed once, make cheap.
 bool overlap_far(const Problem& problem, const Axis& axis) {
@@ -335,6 +359,12 @@ bool overlap_far(const Problem& problem, const Axis& axis) {
 }
 
 }  // namespace
+
+Refusal better_without_broadcasts(const Problem& problem) {
+  return suits_broadcasts(problem, Shape(problem))
+             ? nullptr
+             : "groups are few channels, or better off as planes or pixels in place";
+}
 
 Refusal few_pixels_or_lanes(const Problem& problem) {
   const Geometry& g = problem.geometry;
@@ -352,16 +382,16 @@ Refusal better_in_scratch(const Problem& problem) {
   if (problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16)
     return "16-bit elements would be converted for every tap";
   if (g.groups == 1) return "no groups";
-  return nullptr;
+  return suits_broadcasts(problem, Shape(problem)) ? kBetterBroadcast : nullptr;
 }
 
 Refusal many_channels_per_group(const Problem& problem) {
   const Geometry& g = problem.geometry;
   if (const Refusal reason = fills_patches(problem)) return reason;
+  if (suits_broadcasts(problem, Shape(problem))) return kBetterBroadcast;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
-  const bool strided_planes =
-      problem.slot == Slot::kOutput && problem.layout == Layout::kNchw && has_stride;
+  const bool strided_planes = problem.layout == Layout::kNchw && has_stride;
   const std::int64_t most = g.groups == 1 ? 15 : strided_planes ? 32 : 16;
   // As lanes they would leave a vector nearly empty.
   const bool fills_few =

@@ -15,6 +15,7 @@ Refusal needs_one_group(const Problem& problem);
 Refusal needs_patches(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
+Refusal needs_short_sums_and_strides(const Problem& problem);
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.
@@ -24,6 +25,7 @@ Refusal not_a_stem(const Problem& problem);
 Refusal too_large_to_convert(const Problem& problem);
 Refusal fills_patches(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
+Refusal better_without_broadcasts(const Problem& problem);
 Refusal few_pixels_or_lanes(const Problem& problem);
 Refusal better_in_scratch(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);

@@ -4,6 +4,10 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
+#include "cpu/axis_reach.h"
+#include "cpu/broadcast_tile.h"
+#include "cpu/broadcast_weights.h"
+#include "cpu/broadcast.h"
 #include "cpu/grouped_channels.h"
 #include "cpu/grouped_weight.h"
 #include "rows.h"
@@ -15,6 +19,10 @@ constexpr const char* kAboutGrouped =
 constexpr const char* kAboutGroupedWeight =
     "lanes are output channels of one group, inputs are broadcast from padded pixels in scratch";
 
+constexpr const char* kBroadcast = "cpu.direct.broadcast." HANDCONV_ISA_NAME;
+constexpr const char* kAboutBroadcast =
+    "lanes are filled channels of one group, sources are broadcast from padded lines in scratch";
+
 inline Refusal needs_groups_that_fill(const Problem& problem) {
   const int lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
   return needs_nhwc_and_groups_that_fill(problem, lanes);
@@ -22,6 +30,8 @@ inline Refusal needs_groups_that_fill(const Problem& problem) {
 
 // clang-format off
 constexpr Kernel kRows[] = {
+    make_row<BroadcastKernel>    (kBroadcast, Slot::kOutput, Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, better_without_broadcasts),
+    make_row<BroadcastKernel>    (kBroadcast, Slot::kInput,  Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, better_without_broadcasts),
     make_row<GroupedKernel>      (kGrouped, Slot::kOutput, Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, few_pixels_or_lanes),
     make_row<GroupedKernel>      (kGrouped, Slot::kInput,  Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, few_pixels_or_lanes),
     make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGroupedWeight, never_refuse,           many_channels_for_weights),
