@@ -7,7 +7,9 @@
 // An item of work is some rows of one group of a sample. Their source is copied into scratch,
 // [row][source channel][column] with zeros where the image is padded, of some tens of KiB, and each
 // element of it is broadcast to the lanes of a register tile (broadcast_tile.h). Bytes: source and
-// filled image once, the group's packed weight once per item from the second-level cache.
+// filled image once, the group's packed weight once per item from the second-level cache. Where
+// images are small, the weight is most of all bytes: a thread then packs a group's for itself, when
+// it comes to the group, and it never leaves the thread's cache.
 
 template <class T>
 class BroadcastKernel {
@@ -33,7 +35,7 @@ class BroadcastKernel {
   struct Plan {
     explicit Plan(const Gather& gather)
         : gather(gather), rows_reach(gather.rows), columns_reach(gather.columns) {
-      constexpr std::int64_t kBytes = 48 << 10, kEnoughItems = 16;
+      constexpr std::int64_t kBytes = 48 << 10, kEnoughItems = 16, kSmallImage = 400;
       const std::int64_t whole = columns_reach.count / P * P, rest = columns_reach.count - whole;
       const std::int64_t columns = whole + (rest > P / 2 ? P : rest > 0 ? P / 2 : 0);
       pitch = round_up(columns ? columns_reach.elements(columns) : 1, L);
@@ -48,6 +50,7 @@ class BroadcastKernel {
       strips = ceil_divide(rows_reach.count, rows);
       vectors = ceil_divide(gather.filled_channels, L);
       blocks = ceil_divide(vectors, kBlock);
+      threads_pack = gather.filled_area() <= kSmallImage;
     }
 
     std::int64_t block_vectors(std::int64_t block) const {
@@ -56,24 +59,32 @@ class BroadcastKernel {
     // Of a vector of filled channels.
     std::int64_t weights() const { return gather.kernel_area() * gather.source_channels * L; }
     std::int64_t group_weights() const { return vectors * weights(); }
+    // Weights and biases.
+    std::int64_t group_elements() const { return group_weights() + vectors * L; }
     std::size_t shared_bytes() const {
-      return static_cast<std::size_t>(gather.groups * (group_weights() + vectors * L)) * sizeof(C) +
+      const std::int64_t elements = threads_pack ? 0 : gather.groups * group_elements();
+      return static_cast<std::size_t>(elements) * sizeof(C) +
              static_cast<std::size_t>(kBlock * gather.kernel_area()) *
                  (sizeof(TapPlace) + sizeof(std::int64_t));
     }
     std::int64_t source_elements() const { return rows_reach.elements(rows) * row_elements; }
-    std::int64_t thread_elements() const { return source_elements() + P * kBlock * L; }
+    // Source, sums, and with threads_pack a group's weight and its number.
+    std::int64_t thread_elements() const {
+      return source_elements() + P * kBlock * L + (threads_pack ? group_elements() + L : 0);
+    }
 
     const Gather& gather;
     const AxisReach rows_reach, columns_reach;
     std::int64_t pitch, row_elements;  // of a line in scratch, and of the lines of all channels
     std::int64_t rows, strips;         // of every class, of an item
     std::int64_t vectors, blocks;      // of the filled channels of a group
+    bool threads_pack;
   };
 
   struct Item {
     std::int64_t n, group, first_row, rows;
     C *source, *sums;
+    const C* weights;  // of the group, then its biases
   };
 
   // A pair of classes, and the taps of the pairs before it.
@@ -90,33 +101,56 @@ class BroadcastKernel {
   BroadcastKernel(const Gather& gather, const Workspace& workspace)
       : gather_(gather), plan_(gather), workspace_(workspace) {}
 
-  C* weights() const { return workspace_.shared<C>(); }
-  C* biases() const { return weights() + gather_.groups * plan_.group_weights(); }
+  C* shared_weights(std::int64_t group) const {
+    return workspace_.shared<C>() + group * plan_.group_elements();
+  }
   // Of blocks of so many vectors.
   TapPlace* places(std::int64_t vectors) const {
-    void* first = biases() + gather_.groups * plan_.vectors * L;
+    void* first = shared_weights(plan_.threads_pack ? 0 : gather_.groups);
     return static_cast<TapPlace*>(first) + (vectors - 1) * gather_.kernel_area();
   }
   std::int64_t* offsets(std::int64_t vectors) const {
     void* first = places(kBlock + 1);
     return static_cast<std::int64_t*>(first) + (vectors - 1) * gather_.kernel_area();
   }
+  C* thread_weights(int thread) const {
+    return workspace_.of_thread<C>(thread) + plan_.source_elements() + P * kBlock * L;
+  }
+  // The group whose weight the thread has packed.
+  std::int64_t* packed_group(int thread) const {
+    void* end = thread_weights(thread) + plan_.group_elements();
+    return static_cast<std::int64_t*>(end);
+  }
 
   void run_all() const {
     for (std::int64_t vectors = 1; vectors <= kBlock; ++vectors) write_tables(vectors);
-    parallel_for(
-        gather_.groups * plan_.blocks, kBlock * plan_.weights(),
-        [&](std::int64_t index, int) { pack_block(index / plan_.blocks, index % plan_.blocks); });
+    if (plan_.threads_pack) {
+      for (int thread = 0; thread < max_threads(); ++thread) *packed_group(thread) = -1;
+    } else {
+      parallel_for(gather_.groups, plan_.group_weights(),
+                   [&](std::int64_t group, int) { pack_group(group, shared_weights(group)); });
+    }
     const std::int64_t cost = plan_.rows * gather_.columns.filled_size * plan_.vectors * L *
                               gather_.rows.classes().count * gather_.cost_per_element();
-    parallel_for(gather_.batch * plan_.strips * gather_.groups, cost,
-                 [&](std::int64_t index, int thread) {
-                   const std::int64_t row = index / gather_.groups % plan_.strips * plan_.rows;
-                   C* source = workspace_.of_thread<C>(thread);
-                   run_item({index / gather_.groups / plan_.strips, index % gather_.groups, row,
-                             smaller(plan_.rows, plan_.rows_reach.count - row), source,
-                             source + plan_.source_elements()});
-                 });
+    // Neighbouring groups share pages of pixels, but one group at a time needs one packed weight.
+    const std::int64_t blocks = gather_.batch * plan_.strips;
+    parallel_for(blocks * gather_.groups, cost, [&](std::int64_t index, int thread) {
+      plan_.threads_pack ? run_index(index % blocks, index / blocks, thread)
+                         : run_index(index / gather_.groups, index % gather_.groups, thread);
+    });
+  }
+
+  void run_index(std::int64_t block, std::int64_t group, int thread) const {
+    const C* weights = shared_weights(group);
+    if (plan_.threads_pack) {
+      weights = thread_weights(thread);
+      if (*packed_group(thread) != group) pack_group(group, thread_weights(thread));
+      *packed_group(thread) = group;
+    }
+    const std::int64_t row = block % plan_.strips * plan_.rows;
+    C* source = workspace_.of_thread<C>(thread);
+    run_item({block / plan_.strips, group, row, smaller(plan_.rows, plan_.rows_reach.count - row),
+              source, source + plan_.source_elements(), weights});
   }
 
   template <class Visit>
@@ -154,23 +188,17 @@ class BroadcastKernel {
     });
   }
 
-  C* weights_of(std::int64_t group, std::int64_t block) const {
-    return weights() + group * plan_.group_weights() + block * kBlock * plan_.weights();
-  }
-  C* biases_of(std::int64_t group, std::int64_t block) const {
-    return biases() + (group * plan_.vectors + block * kBlock) * L;
-  }
-
-  void pack_block(std::int64_t group, std::int64_t block) const {
-    const std::int64_t vectors = plan_.block_vectors(block), first = block * kBlock * L;
-    const BroadcastWeightPacker<T> packer(gather_, places(vectors));
-    packer.pack(group, first, vectors, weights_of(group, block));
+  void pack_group(std::int64_t group, C* to) const {
+    for (std::int64_t block = 0; block < plan_.blocks; ++block) {
+      const std::int64_t vectors = plan_.block_vectors(block);
+      const BroadcastWeightPacker<T> packer(gather_, places(vectors));
+      packer.pack(group, block * kBlock * L, vectors, to + block * kBlock * plan_.weights());
+    }
     const auto* bias = static_cast<const T*>(gather_.bias);
-    for (std::int64_t i = 0; i < vectors * L; ++i) {
-      biases_of(group, block)[i] =
-          bias && first + i < gather_.filled_channels
-              ? to_compute(bias[group * gather_.filled_channels + first + i])
-              : C(0);
+    for (std::int64_t f = 0; f < plan_.vectors * L; ++f) {
+      to[plan_.group_weights() + f] = bias && f < gather_.filled_channels
+                                          ? to_compute(bias[group * gather_.filled_channels + f])
+                                          : C(0);
     }
   }
 
@@ -218,6 +246,9 @@ class BroadcastKernel {
                        last = first + gather_.columns.source_size;
     for (std::int64_t j = 0; j < plan_.pitch; j += L) {
       for (std::int64_t s = 0; s < channels; s += L) {
+        // The next group's channels of these pixels: too far apart for the processor to foresee.
+        for (std::int64_t i = 0; i < L; ++i)
+          __builtin_prefetch(image + (j + i) * step + s + channels);
         transpose_to_planes(image + j * step + s, step, first - j, last - j, channels - s,
                             to + s * plan_.pitch + j, plan_.pitch);
       }
@@ -241,15 +272,15 @@ class BroadcastKernel {
     const std::int64_t taps = pair.rows.taps.count * pair.columns.taps.count;
     const std::int64_t row_step = plan_.rows_reach.step * plan_.row_elements;
     const std::int64_t run = broadcast_run(pair.columns, vectors);
-    const BroadcastSums<C> sums{
-        item.source + place.row * row_step + place.column * step,
-        place.rest > 1 ? row_step : 0,
-        plan_.pitch,
-        gather_.source_channels,
-        {offsets(vectors) + pair.taps, taps / run},
-        weights_of(item.group, block) + pair.taps * gather_.source_channels * vectors * L,
-        biases_of(item.group, block),
-        item.sums};
+    const BroadcastSums<C> sums{item.source + place.row * row_step + place.column * step,
+                                place.rest > 1 ? row_step : 0,
+                                plan_.pitch,
+                                gather_.source_channels,
+                                {offsets(vectors) + pair.taps, taps / run},
+                                item.weights + block * kBlock * plan_.weights() +
+                                    pair.taps * gather_.source_channels * vectors * L,
+                                item.weights + plan_.group_weights() + block * kBlock * L,
+                                item.sums};
     step == 1 ? add_broadcast_sums<C, R, 1>(sums, static_cast<int>(vectors), static_cast<int>(run))
               : add_broadcast_sums<C, R, 2>(sums, static_cast<int>(vectors), static_cast<int>(run));
     const ImageStrides& strides = gather_.filled_strides;

@@ -42,32 +42,37 @@ class BroadcastWeightPacker {
   void pack_vector(const T* w, std::int64_t exist, std::int64_t vectors, C* to) const {
     const std::int64_t area = gather_.kernel_area(), sources = gather_.source_channels;
     const bool taps_adjoin = gather_.w_column == 1 && gather_.w_row == gather_.columns.kernel_size;
-    if (gather_.w_filled != 1 && gather_.w_source == 1) {
-      for (std::int64_t tap = 0; tap < area; ++tap) {
-        const T* from = w + tap_offset(tap);
-        for_squares(from, exist, sources,
-                    [&](std::int64_t s, Vector<C> lanes) { write(tap, s, lanes, vectors, to); });
-      }
-    } else if (gather_.w_filled != 1 && taps_adjoin && gather_.w_source == area) {
+    const bool sources_adjoin = gather_.w_source == 1 && gather_.w_column == sources &&
+                                gather_.w_row == sources * gather_.columns.kernel_size;
+    if (gather_.w_filled != 1 && taps_adjoin && gather_.w_source == area) {
       std::int64_t tap = 0, s = 0;
-      for_squares(w, exist, sources * area, [&](std::int64_t, Vector<C> lanes) {
+      for_squares(w, exist, sources * area, [&](Vector<C> lanes) {
         write(tap, s, lanes, vectors, to);
         if (++tap == area) {
           tap = 0;
           ++s;
         }
       });
+    } else if (gather_.w_filled != 1 && sources_adjoin) {
+      std::int64_t tap = 0, s = 0;
+      for_squares(w, exist, sources * area, [&](Vector<C> lanes) {
+        write(tap, s, lanes, vectors, to);
+        if (++s == sources) {
+          s = 0;
+          ++tap;
+        }
+      });
     } else if (gather_.w_filled != 1 && taps_adjoin) {
       for (std::int64_t s = 0; s < sources; ++s) {
+        std::int64_t tap = 0;
         for_squares(w + s * gather_.w_source, exist, area,
-                    [&](std::int64_t tap, Vector<C> lanes) { write(tap, s, lanes, vectors, to); });
+                    [&](Vector<C> lanes) { write(tap++, s, lanes, vectors, to); });
       }
     } else {
       const auto mask = mask_between<C>(0, exist);
-      for (std::int64_t tap = 0; tap < area; ++tap) {
-        const T* from = w + tap_offset(tap);
-        for (std::int64_t s = 0; s < sources; ++s, from += gather_.w_source)
-          write(tap, s, load_strided(from, gather_.w_filled, mask), vectors, to);
+      for (std::int64_t s = 0; s < sources; ++s, w += gather_.w_source) {
+        for (std::int64_t tap = 0; tap < area; ++tap)
+          write(tap, s, load_strided(w + tap_offset(tap), gather_.w_filled, mask), vectors, to);
       }
     }
   }
@@ -77,7 +82,7 @@ class BroadcastWeightPacker {
     return tap / width * gather_.w_row + tap % width * gather_.w_column;
   }
 
-  // visit(i, its lanes) for i in [0, count), adjacent in memory from w on.
+  // visit(lanes) for `count` elements of each lane, adjacent in memory from w on.
   template <class Visit>
   HANDCONV_INLINE void for_squares(const T* w, std::int64_t exist, std::int64_t count,
                                    const Visit& visit) const {
@@ -89,7 +94,7 @@ class BroadcastWeightPacker {
         square[i] = i < exist ? load_masked(w + i * gather_.w_filled + first, mask) : Vector<C>{};
       }
       transpose<C>(square);
-      for (std::int64_t i = 0; i < L && first + i < count; ++i) visit(first + i, square[i]);
+      for (std::int64_t i = 0; i < L && first + i < count; ++i) visit(square[i]);
     }
   }
 

@@ -1,18 +1,19 @@
-// direct.grouped: lanes are neighbouring channels, of one group or several, of channels_last
-// images. For groups that have as many source as filled channels, G of them, a divisor of the
-// lanes; both the convolution and its input gradient.
+// direct.grouped: lanes are neighbouring channels, of several groups, of channels_last images. For
+// groups that have as many source as filled channels, G of them, a divisor of the lanes; both the
+// convolution and its input gradient.
 //
-//     filled[n, c, pixel] = bias[c] + sum over r < G and taps of
-//                           w[c, rotated(c, r), tap] * source[n, rotated(c, r), pixel + tap]
+//     filled[n, g, f, pixel] = bias[g, f] + sum over s < G and taps of
+//                              w[g, f, s, tap] * source[n, g, s, pixel + tap]
 //
-// rotated(c, r) is the r-th channel after c in c's group, in a circle: one permutation of the lanes
-// of a source vector makes the operand of a vector of filled channels (a broadcast, where a group
-// fills a vector). It serves all taps of a row of the kernel that the pixel is read through.
+// A vector holds Q groups, interleaved: lane i * Q + q is the i-th channel of the q-th group. So
+// the s-th channels of the groups adjoin, and a load that repeats these Q elements makes the
+// operand of a whole vector of filled channels. It serves all taps of a row of the kernel that the
+// pixel is read through.
 //
 // An item of work is some rows by one vector of channels. Their source is copied into scratch,
 // [row][column][lane] with zeros where the image is padded, of some tens of KiB. The register tile
-// is kRows x P pixels by up to K = 3 taps of a row of the kernel: of stride 1, P + 2 permutations
-// serve 3 P multiply-adds. Bytes: source and filled image once, in whole cache lines.
+// is kRows x P pixels by up to K = 3 taps of a row of the kernel: of stride 1, P + 2 loads serve 3
+// P multiply-adds. Bytes: source and filled image once, in whole cache lines.
 
 // Sums of kRows x P pixels through K taps of each row of the kernel, STEP source columns apart.
 template <class C>
@@ -22,15 +23,14 @@ struct GroupedSums {
   std::int64_t step;        // columns between what pixels read, where STEP is 0
   Span<Tap> rows;
   std::int64_t first_row, line;  // the tap offset of row 0, elements of a line
-  std::int64_t rotations;
-  const LaneIndex<C>* rotated;  // [rotation][lane]
-  const C* weights;             // [row of the kernel][rotation][K][lane]
-  C* sums;                      // [kRows][P][lane]
+  std::int64_t channels;         // of a group
+  const C* weights;              // [row of the kernel][source channel][K][lane]
+  C* sums;                       // [kRows][P][lane]
 };
 
 constexpr int kGroupedRows = kVectorBytes == 64 ? 2 : 1;
 
-template <class C, int P, int K, int STEP, bool kBroadcasts>
+template <class C, int P, int K, int STEP, int Q>
 [[gnu::noinline]] void add_grouped_taps(const GroupedSums<C>& in) {
   constexpr int L = kLanes<C>, R = kGroupedRows;
   constexpr int kColumns = STEP == 0 ? P : (P - 1) * STEP + K;
@@ -42,26 +42,19 @@ template <class C, int P, int K, int STEP, bool kBroadcasts>
   }
   const C* weights = in.weights;
   const std::int64_t step = STEP == 0 ? in.step * L : L, source_row = in.source_row;
-  const std::int64_t rotations = in.rotations;
+  const std::int64_t channels = in.channels;
   for (const Tap& tap : in.rows) {
     const C* source = in.source + (tap.offset - in.first_row) * in.line;
-    for (std::int64_t r = 0; r < rotations; ++r, weights += K * L) {
+    for (std::int64_t s = 0; s < channels; ++s, source += Q, weights += K * L) {
       Vector<C> lanes[K];
 #pragma GCC unroll 3
       for (int k = 0; k < K; ++k) lanes[k] = load(weights + k * L);
-      const LaneIndex<C>* rotated = in.rotated + r * L;
 #pragma GCC unroll 2
       for (int row = 0; row < R; ++row) {
         const C* pixels = source + row * source_row;
 #pragma GCC unroll 16
         for (int c = 0; c < kColumns; ++c) {
-          const C* pixel = pixels + c * step;
-          Vector<C> operand;
-          if constexpr (kBroadcasts) {
-            operand = broadcast(pixel[r]);
-          } else {
-            operand = permute(load(pixel), rotated);
-          }
+          const Vector<C> operand = repeat<Q>(pixels + c * step);
 #pragma GCC unroll 3
           for (int k = 0; k < K; ++k) {
             const int from = STEP == 0 ? c : c - k;
@@ -120,10 +113,10 @@ class GroupedKernel {
       strips = ceil_divide(rows_reach.count, rows);
     }
 
-    std::int64_t rotations() const { return gather.source_channels; }
-    std::int64_t block_weights() const { return gather.kernel_area() * rotations() * L; }
+    std::int64_t block_weights() const { return gather.kernel_area() * gather.source_channels * L; }
     std::size_t shared_bytes() const {
-      return static_cast<std::size_t>(blocks * (block_weights() + L) + rotations() * L) * sizeof(C);
+      return static_cast<std::size_t>(blocks * (block_weights() + L) + 2 * L) * sizeof(C) +
+             static_cast<std::size_t>(gather.kernel_area()) * sizeof(GroupedPlace);
     }
     std::int64_t source_elements() const { return rows_reach.elements(rows) * line; }
     std::int64_t thread_elements() const { return source_elements() + kGroupedRows * kPixels * L; }
@@ -150,24 +143,18 @@ class GroupedKernel {
 
   C* weights() const { return workspace_.shared<C>(); }
   C* biases() const { return weights() + plan_.blocks * plan_.block_weights(); }
-  LaneIndex<C>* rotations() const {
+  // The channel of a vector in memory that is a lane, and the lane that is a channel.
+  LaneIndex<C>* interleaved() const {
     return static_cast<LaneIndex<C>*>(static_cast<void*>(biases() + plan_.blocks * L));
   }
-
-  // The lane that serves `lane` in rotation r: of a group that fills the vector, r for all.
-  std::int64_t rotated(std::int64_t r, std::int64_t lane) const {
-    const std::int64_t group = gather_.filled_channels;
-    return group == L ? r : lane / group * group + (lane + r) % group;
+  LaneIndex<C>* adjacent() const { return interleaved() + L; }
+  GroupedPlace* places() const {
+    return static_cast<GroupedPlace*>(static_cast<void*>(adjacent() + L));
   }
 
   void run_all() const {
-    const std::int64_t group = gather_.filled_channels;
-    for (std::int64_t r = 0; r < group; ++r) {
-      for (std::int64_t lane = 0; lane < L; ++lane) {
-        rotations()[r * L + lane] = static_cast<LaneIndex<C>>(rotated(r, lane));
-      }
-    }
-    parallel_for(plan_.blocks, 3 * plan_.block_weights(),
+    write_tables();
+    parallel_for(plan_.blocks, plan_.block_weights(),
                  [&](std::int64_t block, int) { pack_block(block); });
     const std::int64_t cost = plan_.rows * gather_.columns.filled_size * L *
                               gather_.rows.classes().count * gather_.cost_per_element();
@@ -207,45 +194,43 @@ class GroupedKernel {
     for (const AxisClass& rows : gather_.rows.classes()) {
       for (const AxisClass& columns : gather_.columns.classes()) {
         visit(rows, columns, weights);
-        weights += rows.taps.count * columns.taps.count * plan_.rotations() * L;
+        weights += rows.taps.count * columns.taps.count * gather_.source_channels * L;
       }
     }
   }
 
-  // [class][run][row of the kernel][rotation][tap of the run][lane]. Lanes past the channels get
-  // some weight: their sums are not stored.
-  void pack_block(std::int64_t block) const {
-    const std::int64_t group = gather_.filled_channels, first = block * L;
-    const auto* bias = static_cast<const T*>(gather_.bias);
-    for (std::int64_t channel = first; channel < first + L; ++channel)
-      biases()[channel] = bias && channel < plan_.channels ? to_compute(bias[channel]) : C(0);
-    const auto* w = static_cast<const T*>(gather_.w) + first / group * gather_.w_group;
-    for (std::int64_t r = 0; r < group; ++r) {
-      std::int64_t lanes[L];
-      for (std::int64_t lane = 0; lane < L; ++lane) {
-        const bool exists = first + lane < plan_.channels;
-        lanes[lane] = exists ? lane / group * gather_.w_group + lane % group * gather_.w_filled +
-                                   rotations()[r * L + lane] % group * gather_.w_source
-                             : 0;
-      }
-      C* to = weights() + block * plan_.block_weights() + r * L;
-      for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t) {
-        for_runs(columns, [&](Run run) {
-          C* run_weights = to + r * (run.count - 1) * L;
-          for (const Tap& row : rows.taps) {
-            for (std::int64_t k = 0; k < run.count; ++k) {
-              const T* tap = w + row.kernel * gather_.w_row +
-                             ascending(columns, run.first + k).kernel * gather_.w_column;
-              C* lane_weights = run_weights + k * L;
-#pragma GCC unroll 16
-              for (std::int64_t lane = 0; lane < L; ++lane)
-                lane_weights[lane] = to_compute(tap[lanes[lane]]);
-            }
-            run_weights += group * run.count * L;
+  void write_tables() const {
+    const std::int64_t size = gather_.filled_channels, held = L / size;
+    for (std::int64_t lane = 0; lane < L; ++lane) {
+      const std::int64_t channel = lane % held * size + lane / held;
+      interleaved()[lane] = static_cast<LaneIndex<C>>(channel);
+      adjacent()[channel] = static_cast<LaneIndex<C>>(lane);
+    }
+    for (std::int64_t tap = 0; tap < gather_.kernel_area(); ++tap) places()[tap] = {0, 0};
+    std::int64_t first = 0;
+    for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t) {
+      for_runs(columns, [&](Run run) {
+        for (const Tap& row : rows.taps) {
+          for (std::int64_t k = 0; k < run.count; ++k) {
+            const Tap& column = ascending(columns, run.first + k);
+            places()[row.kernel * gather_.columns.kernel_size + column.kernel] = {first + k,
+                                                                                  run.count};
           }
-          to += rows.taps.count * group * run.count * L;
-        });
+          first += size * run.count;
+        }
       });
+    });
+  }
+
+  void pack_block(std::int64_t block) const {
+    const std::int64_t group = block * (L / gather_.filled_channels);
+    const GroupedWeightPacker<T> packer(gather_, places(), group, gather_.groups - group);
+    packer.pack(interleaved(), weights() + block * plan_.block_weights());
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    for (std::int64_t lane = 0; lane < L; ++lane) {
+      const std::int64_t channel = block * L + interleaved()[lane];
+      biases()[block * L + lane] =
+          bias && channel < plan_.channels ? to_compute(bias[channel]) : C(0);
     }
   }
 
@@ -284,7 +269,7 @@ class GroupedKernel {
         const T* pixel = from + (at - lead) / L * strides.column;
         for (; at < plan_.line && at - lead < size; at += L, pixel += strides.column) {
           __builtin_prefetch(pixel + L);
-          store(to + at, load_masked(pixel, mask));
+          store(to + at, permute(load_masked(pixel, mask), interleaved()));
         }
       }
       for (; at < plan_.line; at += L) store(to + at, Vector<C>{});
@@ -309,29 +294,42 @@ class GroupedKernel {
                                 rows.taps,
                                 plan_.rows_reach.first,
                                 plan_.line,
-                                plan_.rotations(),
-                                rotations(),
+                                gather_.source_channels,
                                 weights,
                                 item.sums};
-      weights += rows.taps.count * run.count * plan_.rotations() * L;
-      plan_.rotations() == L ? add_taps<P, true>(sums, run.count)
-                             : add_taps<P, false>(sums, run.count);
+      weights += rows.taps.count * run.count * gather_.source_channels * L;
+      visit_held(L / gather_.source_channels,
+                 [&](auto held) { add_taps<P, decltype(held)::value>(sums, run.count); });
     });
     const auto mask = mask_between<C>(0, plan_.channels - item.block * L);
     for_pixels<P>(item, rows, columns, row, rest, column, [&](T* pixel, std::int64_t at) {
-      store_masked(pixel, load(item.sums + at), mask);
+      store_masked(pixel, permute(load(item.sums + at), adjacent()), mask);
     });
   }
 
-  template <int P, bool kBroadcasts>
-  static void add_taps(const GroupedSums<C>& sums, std::int64_t taps) {
-    if (taps == 1) return add_grouped_taps<C, P, 1, 0, kBroadcasts>(sums);
-    if (taps == 2) {
-      return sums.step == 1 ? add_grouped_taps<C, P, 2, 1, kBroadcasts>(sums)
-                            : add_grouped_taps<C, P, 2, 2, kBroadcasts>(sums);
+  // visit(VectorCount<Q>{}) with Q groups of a vector.
+  template <class Visit>
+  HANDCONV_INLINE static void visit_held(std::int64_t held, const Visit& visit) {
+    if constexpr (L >= 16) {
+      if (held == 8) return visit(VectorCount<8>{});
     }
-    sums.step == 1 ? add_grouped_taps<C, P, 3, 1, kBroadcasts>(sums)
-                   : add_grouped_taps<C, P, 3, 2, kBroadcasts>(sums);
+    if constexpr (L >= 8) {
+      if (held == 4) return visit(VectorCount<4>{});
+    }
+    if constexpr (L >= 4) {
+      if (held == 2) return visit(VectorCount<2>{});
+    }
+    visit(VectorCount<1>{});
+  }
+
+  template <int P, int Q>
+  static void add_taps(const GroupedSums<C>& sums, std::int64_t taps) {
+    if (taps == 1) return add_grouped_taps<C, P, 1, 0, Q>(sums);
+    if (taps == 2) {
+      return sums.step == 1 ? add_grouped_taps<C, P, 2, 1, Q>(sums)
+                            : add_grouped_taps<C, P, 2, 2, Q>(sums);
+    }
+    sums.step == 1 ? add_grouped_taps<C, P, 3, 1, Q>(sums) : add_grouped_taps<C, P, 3, 2, Q>(sums);
   }
 
   // visit(pixel, its place in the sums) of a tile: those that exist.

@@ -366,15 +366,8 @@ Refusal better_without_broadcasts(const Problem& problem) {
              : "groups are few channels, or better off as planes or pixels in place";
 }
 
-Refusal few_pixels_or_lanes(const Problem& problem) {
-  const Geometry& g = problem.geometry;
-  if (g.groups == 1) return "no groups";
-  if (problem.dtype != DType::kFloat32)
-    return "few lanes, or elements to convert: better as planes";
-  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
-  return has_stride || g.output_area() >= 400
-             ? nullptr
-             : "few pixels for what the weight takes to pack: better as planes";
+Refusal needs_some_groups(const Problem& problem) {
+  return problem.geometry.groups == 1 ? "no groups" : nullptr;
 }
 
 Refusal better_in_scratch(const Problem& problem) {

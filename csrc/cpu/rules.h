@@ -26,7 +26,7 @@ Refusal too_large_to_convert(const Problem& problem);
 Refusal fills_patches(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
 Refusal better_without_broadcasts(const Problem& problem);
-Refusal few_pixels_or_lanes(const Problem& problem);
+Refusal needs_some_groups(const Problem& problem);
 Refusal better_in_scratch(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
 Refusal many_channels_for_weights(const Problem& problem);

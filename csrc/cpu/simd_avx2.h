@@ -111,6 +111,22 @@ inline void store_masked(T* p, Vector<float> value, Mask<float> mask) {
   store_each(p, value, [=](int lane) { return bits >> lane & 1; });
 }
 
+// The Q elements at p, over and over.
+template <int Q, class C>
+inline Vector<C> repeat(const C* p) {
+  constexpr int kBytes = Q * static_cast<int>(sizeof(C));
+  if constexpr (Q == 1) {
+    return broadcast(*p);
+  } else if constexpr (kBytes == 8) {
+    return reinterpret_cast<Vector<C>>(
+        _mm256_broadcast_sd(static_cast<const double*>(static_cast<const void*>(p))));
+  } else {
+    static_assert(kBytes == 16);
+    return reinterpret_cast<Vector<C>>(
+        _mm256_broadcast_ps(static_cast<const __m128*>(static_cast<const void*>(p))));
+  }
+}
+
 // result[lane] = vector[index[lane]]
 inline Vector<float> permute(Vector<float> vector, const std::int32_t* index) {
   return _mm256_permutevar8x32_ps(vector,

@@ -120,6 +120,25 @@ inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compu
   return load_each(p, step, [=](int lane) { return mask >> lane & 1; });
 }
 
+// The Q elements at p, over and over.
+template <int Q, class C>
+inline Vector<C> repeat(const C* p) {
+  constexpr int kBytes = Q * static_cast<int>(sizeof(C));
+  if constexpr (Q == 1) {
+    return broadcast(*p);
+  } else if constexpr (kBytes == 8) {
+    return reinterpret_cast<Vector<C>>(_mm512_broadcastsd_pd(_mm_castps_pd(_mm_castsi128_ps(
+        _mm_loadl_epi64(static_cast<const __m128i*>(static_cast<const void*>(p)))))));
+  } else if constexpr (kBytes == 16) {
+    return reinterpret_cast<Vector<C>>(_mm512_broadcast_f32x4(
+        _mm_loadu_ps(static_cast<const float*>(static_cast<const void*>(p)))));
+  } else {
+    static_assert(kBytes == 32);
+    return reinterpret_cast<Vector<C>>(_mm512_broadcast_f64x4(
+        _mm256_loadu_pd(static_cast<const double*>(static_cast<const void*>(p)))));
+  }
+}
+
 // result[lane] = vector[index[lane]]
 inline Vector<float> permute(Vector<float> vector, const std::int32_t* index) {
   return _mm512_permutexvar_ps(_mm512_loadu_si512(index), vector);

@@ -76,6 +76,14 @@ inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compu
   return step == 1 ? load_masked(p, mask) : load_each(p, step, mask);
 }
 
+// The Q elements at p, over and over.
+template <int Q, class C>
+inline Vector<C> repeat(const C* p) {
+  Vector<C> result;
+  for (int lane = 0; lane < kLanes<C>; ++lane) result[lane] = p[lane % Q];
+  return result;
+}
+
 // result[lane] = vector[index[lane]]
 template <class V, class Index>
 inline V permute(V vector, const Index* index) {

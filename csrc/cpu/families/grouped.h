@@ -8,6 +8,7 @@
 #include "cpu/broadcast_tile.h"
 #include "cpu/broadcast_weights.h"
 #include "cpu/broadcast.h"
+#include "cpu/grouped_weights.h"
 #include "cpu/grouped_channels.h"
 #include "cpu/grouped_weight.h"
 #include "rows.h"
@@ -25,6 +26,7 @@ constexpr const char* kAboutBroadcast =
 
 inline Refusal needs_groups_that_fill(const Problem& problem) {
   const int lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
+  if (problem.geometry.in_channels_per_group() == 1) return "needs groups of some channels";
   return needs_nhwc_and_groups_that_fill(problem, lanes);
 }
 
@@ -32,8 +34,8 @@ inline Refusal needs_groups_that_fill(const Problem& problem) {
 constexpr Kernel kRows[] = {
     make_row<BroadcastKernel>    (kBroadcast, Slot::kOutput, Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, better_without_broadcasts),
     make_row<BroadcastKernel>    (kBroadcast, Slot::kInput,  Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, better_without_broadcasts),
-    make_row<GroupedKernel>      (kGrouped, Slot::kOutput, Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, few_pixels_or_lanes),
-    make_row<GroupedKernel>      (kGrouped, Slot::kInput,  Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, few_pixels_or_lanes),
+    make_row<GroupedKernel>      (kGrouped, Slot::kOutput, Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, needs_some_groups),
+    make_row<GroupedKernel>      (kGrouped, Slot::kInput,  Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, needs_some_groups),
     make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGroupedWeight, never_refuse,           many_channels_for_weights),
 };
 // clang-format on

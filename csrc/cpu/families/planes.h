@@ -33,7 +33,10 @@ inline Refusal fills_vectors_of_channels(const Problem& problem) {
 
 // Groups fill vectors of channels as they lie in memory.
 inline Refusal fills_vectors_of_groups(const Problem& problem) {
-  return !few_pixels_or_lanes(problem) && !needs_nhwc_and_groups_that_fill(problem, kLanes<float>)
+  const int lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
+  const Geometry& g = problem.geometry;
+  return g.groups > 1 && g.in_channels_per_group() > 1 &&
+                 !needs_nhwc_and_groups_that_fill(problem, lanes)
              ? "neighbouring groups are the lanes of direct.grouped"
              : many_channels_per_group(problem);
 }
