@@ -3,11 +3,13 @@
 //
 //     filled[i, c] = bias[c] + sum over taps of w[c, tap] * source[i s + offset(tap), c]
 //
-// A tile is kRows x kPixels pixels by one vector of channels, its sums in registers. A row of the
-// kernel is walked in runs of up to 3 taps (depthwise_columns.h): kPixels + 2 loads of source
-// pixels serve 3 kPixels multiply-adds. 3x3 is bound by memory: 8 bytes for 18 FLOPs in float32, so
-// the vectors of a pixel are innermost, and rows are read in the order in which they lie. Tried:
-// software prefetch and non-temporal stores, both slower.
+// A tile is kPixels pixels of a row by kVectors vectors of channels, its sums in registers. A row
+// of the kernel is walked in runs of up to 3 taps (depthwise_columns.h): kPixels + 2 loads of
+// source pixels serve 3 kPixels multiply-adds; dilated taps load for themselves. 3x3 is bound by
+// memory: 8 bytes for 18 FLOPs in float32, so the vectors of a pixel are innermost, two at a time,
+// which keeps few pages in flight, and rows are read in the order in which they lie. Tried:
+// software prefetch and non-temporal stores, both slower; 2 rows by 7 pixels by one vector, slower
+// by up to 15%.
 //
 // A group may have several output channels (a multiplier M). Lanes are output channels then too:
 // the convolution repeats the channels of x, and the input gradient adds up M lanes at the end.
@@ -24,17 +26,16 @@ class DepthwiseChannelsKernel {
   }
 
  private:
-  static constexpr int kRows = kVectorBytes == 64 ? 2 : 1, kPixels = 7;
+  static constexpr int kPixels = 7, kVectors = kVectorBytes == 64 ? 2 : 1;
   static constexpr int kMaxTaps = 3;  // of a run; more serve windows that direct.packed takes
   static constexpr std::int64_t kStripRows = 2;  // of each class, that make an item
   static constexpr std::int64_t L = kLanes<C>;
-  using Tile = BlockedTile<C, kRows * kPixels, 1>;
 
-  // A run of taps of one row of the kernel, as a tile goes through it.
+  // A run of taps of one row of the kernel, as a row of tiles goes through it.
   struct Step {
-    const T* lines[kRows];  // where column 0 of each row lies, for channel 0; null outside
+    const T* line;  // the column that the first pixel of the row reads, channel 0
     std::int64_t weight, weight_step;  // of the first tap, and from one to the next
-    std::uint32_t inside;              // which columns lie inside
+    std::uint32_t inside;              // which columns of a tile lie inside
     std::int32_t taps;
   };
 
@@ -54,7 +55,7 @@ class DepthwiseChannelsKernel {
       const std::int64_t bytes = blocks * block_weights() * static_cast<std::int64_t>(sizeof(C));
       // Rows of the source that strips share should still lie in the L2 cache when the next strip
       // comes: if they are too long for that, an item takes fewer channels of more of them.
-      constexpr std::int64_t kWindowBytes = 512 << 10;
+      constexpr std::int64_t kWindowBytes = 4096 << 10;
       const std::int64_t window = window_bytes();
       packs_all = bytes <= kPackedBytes && window <= kWindowBytes;
       chunks = ceil_divide(bytes, kChunkBytes);
@@ -77,7 +78,7 @@ class DepthwiseChannelsKernel {
     std::int64_t packed_blocks() const { return packs_all ? blocks : ceil_divide(blocks, chunks); }
 
     WorkspaceSize size() const {
-      const std::int64_t sums = adds_lanes ? kRows * kPixels * block_vectors * L : 0;
+      const std::int64_t sums = adds_lanes ? kPixels * block_vectors * L : 0;
       return {static_cast<std::size_t>(runs_offset() + run_bytes()),
               kHeaderBytes + static_cast<std::size_t>(step_bytes()) +
                   sizeof(C) * static_cast<std::size_t>(packed_blocks() * block_weights() + sums)};
@@ -112,12 +113,14 @@ class DepthwiseChannelsKernel {
 
   // Where a tile lies, and how it is filled: the same for every vector of channels.
   struct Spot {
-    std::int64_t row_count, pixel_count;    // that exist
-    T* filled;                              // its first pixel
-    std::int64_t filled_row, filled_pixel;  // from one to the next
+    std::int64_t pixel_count;   // that exist
+    T* filled;                  // its first pixel
+    std::int64_t filled_pixel;  // from one to the next
     Span<Step> steps;
-    std::int64_t unit;  // between columns of the source
-    bool is_interior;   // every column of every step lies inside
+    std::int64_t source;         // from the lines of the steps to those of the tile
+    std::int64_t unit;           // between columns of the source
+    std::int64_t block_weights;  // from the weight of a vector to that of the next
+    bool is_interior;            // every column of every step lies inside
   };
 
   DepthwiseChannelsKernel(const Problem& problem, const Buffers& buffers,
@@ -131,7 +134,9 @@ class DepthwiseChannelsKernel {
     auto* runs = reinterpret_cast<TapRun*>(base + plan_.runs_offset());
     for (const AxisClass& axis : gather_.columns.classes()) {
       ColumnPlan& plan = columns[columns_.count++];
-      plan = plan_columns(axis, gather_.columns.source_size, kMaxTaps, runs);
+      // Dilated taps that shared loads would leave tiles of every so many pixels half empty.
+      const bool shares = columns_apart(axis) == 1;
+      plan = plan_columns(axis, gather_.columns.source_size, shares ? kMaxTaps : 1, runs);
       runs += plan.runs.count;
     }
     columns_.first = columns;
@@ -193,114 +198,125 @@ class DepthwiseChannelsKernel {
 
   void fill_strip(std::int64_t chunk, std::int64_t n, std::int64_t first_row,
                   const Scratch& scratch) const {
-    const std::int64_t most_rows = gather_.rows.classes()[0].count;
-    const std::int64_t rest = most_rows - first_row;
-    const std::int64_t last_row = first_row + (rest < kStripRows ? rest : kStripRows);
-    const std::int64_t most_columns = columns_[0].count;
-    for (std::int64_t row = first_row; row < last_row; row += kRows) {
-      // Classes innermost: they read the same pixels.
-      for (std::int64_t i = 0; i < most_columns; i += kPixels) {
-        for (const ColumnPlan& columns : columns_) {
-          fill_columns(chunk, n, row, last_row, i, columns, scratch);
-        }
-      }
-    }
-  }
-
-  // The pixels of a class in kPixels columns of each residue, `i` being their first number within
-  // the residue.
-  void fill_columns(std::int64_t chunk, std::int64_t n, std::int64_t row, std::int64_t last_row,
-                    std::int64_t i, const ColumnPlan& columns, const Scratch& scratch) const {
-    const auto smaller = [](std::int64_t a, std::int64_t b) { return a < b ? a : b; };
-    for (std::int64_t residue = 0; residue < columns.spread; ++residue) {
-      const std::int64_t count = smaller(columns.residue_count(residue) - i, kPixels);
-      if (count <= 0) break;
-      const std::int64_t position = residue + i * columns.spread;
-      const std::int64_t source_column = position * columns.source_step;
+    for (std::int64_t row = first_row; row < first_row + kStripRows; ++row) {
       for (const AxisClass& rows : gather_.rows.classes()) {
-        const std::int64_t row_count = smaller(smaller(rows.count, last_row) - row, kRows);
-        if (row_count <= 0) continue;
-        const ImageStrides& filled = gather_.filled_strides;
-        Spot spot{row_count,
-                  count,
-                  static_cast<T*>(gather_.filled) + n * filled.sample +
-                      (rows.first + row * rows.step) * filled.row +
-                      (columns.first + position * columns.step) * filled.column,
-                  rows.step * filled.row,
-                  columns.spread * columns.step * filled.column,
-                  {scratch.steps, 0},
-                  columns.unit * gather_.source_strides.column,
-                  true};
-        list_steps(rows, columns, n, row, source_column, scratch.steps, spot);
-        fill_spot(spot, chunk, scratch);
+        if (row < rows.count) fill_row(chunk, n, rows, row, scratch);
       }
     }
   }
 
-  // Those steps of a tile that lie inside the source, at least in part.
-  void list_steps(const AxisClass& rows, const ColumnPlan& columns, std::int64_t n,
-                  std::int64_t row, std::int64_t source_column, Step* steps, Spot& spot) const {
+  // The pixels of all classes of columns in one row of a class.
+  void fill_row(std::int64_t chunk, std::int64_t n, const AxisClass& rows, std::int64_t row,
+                const Scratch& scratch) const {
+    const std::int64_t lines = list_steps(rows, n, row, scratch.steps);
+    const ImageStrides& filled = gather_.filled_strides;
+    T* line = static_cast<T*>(gather_.filled) + n * filled.sample +
+              (rows.first + row * rows.step) * filled.row;
+    for (std::int64_t first = 0; first < columns_[0].count; first += kPixels) {
+      // Classes innermost: they read the same pixels.
+      Step* steps = scratch.steps;
+      for (const ColumnPlan& columns : columns_) {
+        const std::int64_t rest = columns.count - first, count = lines * columns.runs.count;
+        if (rest <= 0) continue;
+        const Spot spot{rest < kPixels ? rest : kPixels,
+                        line + (columns.first + first * columns.step) * filled.column,
+                        columns.step * filled.column,
+                        {steps, count},
+                        first * columns.source_step * gather_.source_strides.column,
+                        columns.unit * gather_.source_strides.column,
+                        gather_.kernel_area() * L,
+                        find_inside(columns, first, lines, steps)};
+        fill_spot(spot, chunk, scratch);
+        steps += count;
+      }
+    }
+  }
+
+  // The steps of a row, class of columns by class, for each of the lines of the source that exist;
+  // returns their number.
+  std::int64_t list_steps(const AxisClass& rows, std::int64_t n, std::int64_t row,
+                          Step* steps) const {
     const ImageStrides& strides = gather_.source_strides;
     const T* source = static_cast<const T*>(gather_.source) + n * strides.sample;
-    const std::int64_t height = gather_.rows.source_size;
-    for (const Tap& tap : rows.taps) {
-      std::int64_t lines[kRows];
-      bool any = false;
-      for (int r = 0; r < kRows; ++r) {
-        const std::int64_t h = (row + r) * rows.source_step + tap.offset;
-        const bool exists = r < spot.row_count &&
-                            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height);
-        lines[r] = exists ? h : -1;
-        any |= exists;
-      }
-      if (!any) continue;
-      for (const TapRun& run : columns.runs) {
-        const std::int64_t column = source_column + run.column, reads = kPixels + run.taps - 1;
-        const std::uint32_t inside =
-            columns_inside(column, columns.unit, columns.source_size, reads);
-        if (inside == 0) continue;
-        spot.is_interior &= inside == (1u << reads) - 1;
-        Step& step = steps[spot.steps.count++];
-        for (int r = 0; r < kRows; ++r) {
-          step.lines[r] =
-              lines[r] < 0 ? nullptr : source + lines[r] * strides.row + column * strides.column;
+    std::int64_t lines = 0;
+    for (const ColumnPlan& columns : columns_) {
+      lines = 0;
+      for (const Tap& tap : rows.taps) {
+        const std::int64_t h = row * rows.source_step + tap.offset;
+        if (h < 0 || h >= gather_.rows.source_size) continue;
+        ++lines;
+        for (const TapRun& run : columns.runs) {
+          *steps++ = {source + h * strides.row + run.column * strides.column,
+                      (tap.kernel * gather_.columns.kernel_size + run.kernel) * L,
+                      run.kernel_step * L, 0, static_cast<std::int32_t>(run.taps)};
         }
-        step.weight = (tap.kernel * gather_.columns.kernel_size + run.kernel) * L;
-        step.weight_step = run.kernel_step * L;
-        step.inside = inside;
-        step.taps = static_cast<std::int32_t>(run.taps);
       }
     }
+    return lines;
+  }
+
+  // Finds which columns the tile from position `first` on has inside; true if it has all.
+  bool find_inside(const ColumnPlan& columns, std::int64_t first, std::int64_t lines,
+                   Step* steps) const {
+    const std::int64_t runs = columns.runs.count;
+    bool all = true;
+    for (std::int64_t i = 0; i < runs; ++i) {
+      const std::int64_t column = first * columns.source_step + columns.runs[i].column;
+      const std::int64_t reads = kPixels + columns.runs[i].taps - 1;
+      const std::uint32_t inside = columns_inside(column, columns.unit, columns.source_size, reads);
+      all &= inside == (1u << reads) - 1;
+      for (std::int64_t line = 0; line < lines; ++line) steps[line * runs + i].inside = inside;
+    }
+    return all;
   }
 
   void fill_spot(const Spot& spot, std::int64_t chunk, const Scratch& scratch) const {
     const std::int64_t first_block = plan_.chunk_first(chunk);
     const C* weights =
         scratch.weights + (plan_.packs_all ? first_block * plan_.block_weights() : 0);
-    const std::int64_t vector_weights = gather_.kernel_area() * L;
     const std::int64_t last_block = plan_.chunk_first(chunk + 1);
-    for (std::int64_t block = first_block; block < last_block; ++block) {
+    const bool may_pair = plan_.multiplier == 1;
+    for (std::int64_t block = first_block; block < last_block;) {
       if (plan_.adds_lanes) {
-        add_lanes(spot, block, weights, scratch);
+        add_lanes(spot, block++, weights, scratch);
         weights += plan_.block_weights();
         continue;
       }
-      const LaneVector<T> lanes(block * L, plan_.out_channels, plan_.multiplier);
-      const Vector<C> start = start_of(lanes.first, lanes.mask);
-      T* filled = spot.filled + lanes.first;
+      const std::int64_t lane = block * L;
+      if constexpr (kVectors == 2) {
+        if (may_pair && block + 1 < last_block && lane + 2 * L <= plan_.out_channels) {
+          const auto all = mask_between<C>(0, L);
+          const Vector<C> start[2] = {start_of(lane, all), start_of(lane + L, all)};
+          fill_full_tile<2>(spot, lane, weights, start);
+          weights += 2 * spot.block_weights;
+          block += 2;
+          continue;
+        }
+      }
+      const LaneVector<T> lanes(lane, plan_.out_channels, plan_.multiplier);
+      const Vector<C> start[1] = {start_of(lane, lanes.mask)};
+      T* filled = spot.filled + lane;
       if (plan_.multiplier > 1) {
         const RepeatedLanes<T> repeated{lanes.x_mask, lanes.index};
-        fill_tile<true>(spot, lanes.x_first(), weights, start, repeated, filled, lanes.mask);
+        fill_tile<1, true>(spot, lanes.x_first(), weights, start, repeated, filled, lanes.mask);
       } else if (!lanes.is_full()) {
         const TailLanes<T> tail{lanes.mask};
-        fill_tile<true>(spot, lanes.first, weights, start, tail, filled, lanes.mask);
-      } else if (!spot.is_interior) {
-        fill_tile<true>(spot, lanes.first, weights, start, FullLanes<T>{}, filled, lanes.mask);
+        fill_tile<1, true>(spot, lane, weights, start, tail, filled, lanes.mask);
       } else {
-        fill_tile<false>(spot, lanes.first, weights, start, FullLanes<T>{}, filled, lanes.mask);
+        fill_full_tile<1>(spot, lane, weights, start);
       }
-      weights += vector_weights;
+      weights += spot.block_weights;
+      ++block;
     }
+  }
+
+  template <int V>
+  HANDCONV_INLINE static void fill_full_tile(const Spot& spot, std::int64_t lane, const C* weights,
+                                             const Vector<C> (&start)[V]) {
+    T* filled = spot.filled + lane;
+    const Mask<C> all = mask_between<C>(0, L);
+    spot.is_interior ? fill_tile<V, false>(spot, lane, weights, start, FullLanes<T>{}, filled, all)
+                     : fill_tile<V, true>(spot, lane, weights, start, FullLanes<T>{}, filled, all);
   }
 
   Vector<C> start_of(std::int64_t channel, Mask<C> mask) const {
@@ -314,87 +330,85 @@ class DepthwiseChannelsKernel {
                  const Scratch& scratch) const {
     const std::int64_t multiplier = plan_.multiplier, pixel_sums = multiplier * L;
     Spot sums_spot = spot;
-    sums_spot.filled_row = kPixels * pixel_sums;
     sums_spot.filled_pixel = pixel_sums;
     for (std::int64_t v = 0; v < multiplier; ++v, weights += gather_.kernel_area() * L) {
       const std::int64_t first = (block * multiplier + v) * L;
       if (first >= plan_.out_channels) break;
       const auto mask = mask_between<C>(0, plan_.out_channels - first);
-      fill_tile<true>(sums_spot, first, weights, Vector<C>{}, TailLanes<T>{mask},
-                      scratch.sums + v * L, mask_between<C>(0, L));
+      const Vector<C> zero[1] = {};
+      fill_tile<1, true>(sums_spot, first, weights, zero, TailLanes<T>{mask}, scratch.sums + v * L,
+                         mask_between<C>(0, L));
     }
     const auto mask = mask_between<C>(0, gather_.filled_channels * gather_.groups - block * L);
     const Vector<C> start = start_of(block * L, mask);
-    for (std::int64_t r = 0; r < spot.row_count; ++r) {
-      for (std::int64_t p = 0; p < spot.pixel_count; ++p) {
-        const C* sums = scratch.sums + (r * kPixels + p) * pixel_sums;
-        Vector<C> sum = start;
-        for (std::int64_t m = 0; m < multiplier; ++m) {
-          sum += load_strided(sums + m, multiplier, mask);
-        }
-        store_masked(spot.filled + r * spot.filled_row + p * spot.filled_pixel + block * L, sum,
-                     mask);
+    for (std::int64_t p = 0; p < spot.pixel_count; ++p) {
+      const C* sums = scratch.sums + p * pixel_sums;
+      Vector<C> sum = start;
+      for (std::int64_t m = 0; m < multiplier; ++m) {
+        sum += load_strided(sums + m, multiplier, mask);
       }
+      store_masked(spot.filled + p * spot.filled_pixel + block * L, sum, mask);
     }
   }
 
-  // Fills the pixels of a tile by one vector, into elements of type U from `filled` on.
-  template <bool kChecked, class Load, class U>
+  // Fills the pixels of a tile by V vectors, into elements of type U from `filled` on.
+  template <int V, bool kChecked, class Load, class U>
   [[gnu::noinline]] static void fill_tile(const Spot& spot, std::int64_t source_channel,
-                                          const C* weights, Vector<C> start, Load load_pixel,
-                                          U* filled, Mask<C> mask) {
-    Tile tile;
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows * kPixels; ++i) tile.block.sums[i][0] = start;
+                                          const C* weights, const Vector<C> (&start)[V],
+                                          Load load_pixel, U* filled, Mask<C> mask) {
+    BlockedTile<C, kPixels, V> tile;
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) tile.block.sums[p][v] = start[v];
+    }
+    source_channel += spot.source;
     for (const Step& step : spot.steps) {
       switch (step.taps) {
         case 1:
-          add_step<1, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          add_step<1, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
           break;
         case 2:
-          add_step<2, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          add_step<2, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
           break;
         default:
-          add_step<kMaxTaps, kChecked>(tile, step, source_channel, spot.unit, weights, load_pixel);
+          add_step<kMaxTaps, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
       }
       tile.note_terms(step.taps);
     }
     tile.finish();
-#pragma GCC unroll 2
-    for (int r = 0; r < kRows; ++r) {
-      if (r >= spot.row_count) break;
 #pragma GCC unroll 8
-      for (int p = 0; p < kPixels; ++p) {
-        if (p >= spot.pixel_count) break;
-        store_masked(pixel_at(filled + r * spot.filled_row, p, spot.filled_pixel),
-                     tile.block.sums[r * kPixels + p][0], mask);
+    for (int p = 0; p < kPixels; ++p) {
+      if (p >= spot.pixel_count) break;
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        store_masked(pixel_at(filled + v * L, p, spot.filled_pixel), tile.block.sums[p][v], mask);
       }
     }
   }
 
-  // K taps, which read K + kPixels - 1 columns of each line.
-  template <int K, bool kChecked, class Load>
-  HANDCONV_INLINE static void add_step(Tile& tile, const Step& step, std::int64_t channel,
-                                       std::int64_t unit, const C* weights, Load load_pixel) {
-    Vector<C> weight[K];
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) weight[k] = load(weights + step.weight + k * step.weight_step);
+  // K taps, which read K + kPixels - 1 columns of a line.
+  template <int K, bool kChecked, int V, class Load>
+  HANDCONV_INLINE static void add_step(BlockedTile<C, kPixels, V>& tile, const Spot& spot,
+                                       const Step& step, std::int64_t channel, const C* weights,
+                                       Load load_pixel) {
+    const T* line = step.line + channel;
 #pragma GCC unroll 2
-    for (int r = 0; r < kRows; ++r) {
-      if (!step.lines[r]) continue;
-      const T* line = step.lines[r] + channel;
+    for (int v = 0; v < V; ++v, line += L, weights += spot.block_weights) {
+      Vector<C> weight[K];
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) weight[k] = load(weights + step.weight + k * step.weight_step);
 #pragma GCC unroll 16
       for (int j = 0; j < kPixels + K - 1; ++j) {
         // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
         // costs more, and so does a jump for every column that lies inside.
         if (kChecked && __builtin_expect(!(step.inside >> j & 1), 0)) continue;
-        const Vector<C> pixel = load_pixel(pixel_at(line, j, unit));
+        const Vector<C> pixel = load_pixel(pixel_at(line, j, spot.unit));
 #pragma GCC unroll 4
         for (int k = 0; k < K; ++k) {
           const int p = j - k;
           if (p < 0 || p >= kPixels) continue;
-          Vector<C>& sum = tile.block.sums[r * kPixels + p][0];
-          sum = fma(pixel, weight[k], sum);
+          tile.block.sums[p][v] = fma(pixel, weight[k], tile.block.sums[p][v]);
         }
       }
     }

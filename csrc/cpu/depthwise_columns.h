@@ -36,7 +36,16 @@ inline std::int64_t greatest_common_divisor(std::int64_t a, std::int64_t b) {
   return a;
 }
 
-// Writes runs of at most `largest` taps, at most as many as there are taps, to `runs`.
+// How many positions lie between pixels whose taps read the same columns: D / g.
+inline std::int64_t columns_apart(const AxisClass& axis) {
+  if (axis.taps.count < 2) return 1;
+  const std::int64_t distance = axis.taps[1].offset - axis.taps[0].offset;
+  const std::int64_t magnitude = distance < 0 ? -distance : distance;
+  return magnitude / greatest_common_divisor(axis.source_step, magnitude);
+}
+
+// Writes runs of at most `largest` taps, at most as many as there are taps, to `runs`. Runs of one
+// tap share nothing, and leave pixels as they lie: spread is 1.
 inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size,
                                std::int64_t largest, TapRun* runs) {
   const std::int64_t n = axis.taps.count, s = axis.source_step;
@@ -44,12 +53,10 @@ inline ColumnPlan plan_columns(const AxisClass& axis, std::int64_t source_size,
   const bool descends = n > 1 && axis.taps[1].offset < axis.taps[0].offset;
   const auto tap = [&](std::int64_t t) { return axis.taps[descends ? n - 1 - t : t]; };
   std::int64_t tap_step = 1;
-  if (n > 1) {
-    const std::int64_t distance = tap(1).offset - tap(0).offset;
-    const std::int64_t divisor = greatest_common_divisor(s, distance);
-    plan.spread = distance / divisor;
+  if (n > 1 && largest > 1) {
+    plan.spread = columns_apart(axis);
     plan.unit = s * plan.spread;
-    tap_step = s / divisor;
+    tap_step = plan.unit / (tap(1).offset - tap(0).offset);
   }
   for (std::int64_t first = 0; first < tap_step && first < n; ++first) {
     const std::int64_t count = ceil_divide(n - first, tap_step);
