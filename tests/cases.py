@@ -252,6 +252,9 @@ SMALL_CASES: tuple[Case, ...] = (
     # Sums over pixels in more than one chunk of rows, and in more than one strip of columns.
     _small("3x3 on 41 rows", (2, 30, 41, 40), 20, 3, padding=1, bias=False),
     _small("stem on 61 rows", (2, 3, 61, 59), 17, 5, stride=(1, 2), padding=2, bias=False),
+    _small(
+        "1x4 with gaps on long lines", (1, 17, 3, 1401), 18, (2, 4), stride=(1, 2), dilation=(1, 3)
+    ),
     _small("1x3 on a long line", (1, 7, 2, 1100), 5, (1, 3), stride=(2, 1), padding=(0, 1)),
     # Stride.
     _small("3x3 stride 2", (2, 17, 9, 14), 18, 3, stride=2, padding=1),

@@ -20,15 +20,36 @@ class ChannelsKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
-    const Plan plan(gather);
-    const ChannelsWeights<T> weights(gather, plan);
-    return {bytes_of<C>(weights.elements() + biases(gather, plan)),
-            bytes_of<C>(aligned(plan.strip()) + plan.totals())};
+    const ColumnParts parts(gather);
+    WorkspaceSize size;
+    // The first part, one between two others, and the last.
+    for (const std::int64_t i : {std::int64_t{0}, parts.count() / 2, parts.count() - 1}) {
+      const Gather part(gather, parts.columns(i), sizeof(T));
+      const Plan plan(part);
+      const ChannelsWeights<T> weights(part, plan);
+      size.shared = bytes_of<C>(weights.elements() + biases(part, plan));
+      const std::size_t thread = bytes_of<C>(aligned(plan.strip()) + plan.totals());
+      if (thread > size.per_thread) size.per_thread = thread;
+    }
+    return size;
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
     const Gather gather(problem, buffers);
-    ChannelsKernel(gather, workspace).run_all();
+    const ColumnParts parts(gather);
+    const Gather first(gather, parts.columns(0), sizeof(T)),
+        last(gather, parts.columns(parts.count() - 1), sizeof(T));
+    const ChannelsKernel kernel(first, workspace);
+    kernel.pack();
+    if (parts.count() == 1) {
+      return parallel_for(kernel.items(), kernel.cost(),
+                          [&](std::int64_t item, int thread) { kernel.run_item(item, thread); });
+    }
+    const std::int64_t items = larger(kernel.items(), ChannelsKernel(last, workspace).items());
+    parallel_for(parts.count() * items, kernel.cost(), [&](std::int64_t index, int thread) {
+      const Gather part(gather, parts.columns(index / items), sizeof(T));
+      ChannelsKernel(part, workspace).run_item(index % items, thread);
+    });
   }
 
  private:
@@ -58,29 +79,38 @@ class ChannelsKernel {
   }
   static std::int64_t aligned(std::int64_t elements) { return round_up(elements, 16); }
 
-  void run_all() const {
+  void pack() const {
     weights_.pack(packed_weights_);
     pack_bias();
-    const std::int64_t classes = gather_.rows.classes().count;
-    const std::int64_t parts = plan_.lane_parts, row_items = plan_.row_parts * classes;
-    const std::int64_t cost = plan_.rows * plan_.filled_columns * plan_.item_panels *
-                              kLanesOfPanel * gather_.cost_per_element() / classes;
-    const std::int64_t count = gather_.groups * gather_.batch * row_items * parts;
-    parallel_for(count, cost, [&](std::int64_t index, int thread) {
-      // The weight of a part stays in L2 over all its rows, but parts of odd sizes share out badly.
-      const bool parts_outermost = plan_.panels % 2 == 0;
-      const std::int64_t part = parts_outermost ? index / (count / parts) : index % parts;
-      const std::int64_t rest = parts_outermost ? index % (count / parts) : index / parts;
-      // Classes take turns, so that neighbouring items are of all costs.
-      const AxisClass& axis = gather_.rows.classes()[rest % classes];
-      const std::int64_t row = rest / classes % plan_.row_parts * plan_.rows;
-      if (row >= axis.count) return;
-      const std::int64_t n = rest / row_items % gather_.batch;
-      const Range panels = plan_.part(part);
-      run_item({n, rest / row_items / gather_.batch, panels.first, panels.last - panels.first,
-                &axis, row, smaller(plan_.rows, axis.count - row)},
-               workspace_.of_thread<C>(thread));
-    });
+  }
+
+  std::int64_t items() const {
+    return gather_.groups * gather_.batch * row_items() * plan_.lane_parts;
+  }
+  std::int64_t row_items() const { return plan_.row_parts * gather_.rows.classes().count; }
+  // Multiply-adds of an item.
+  std::int64_t cost() const {
+    return plan_.rows * plan_.filled_columns * plan_.item_panels * kLanesOfPanel *
+           gather_.cost_per_element() / gather_.rows.classes().count;
+  }
+
+  void run_item(std::int64_t index, int thread) const {
+    if (index >= items()) return;
+    // The weight of a part stays in L2 over all its rows, but parts of odd sizes share out badly.
+    const bool parts_outermost = plan_.panels % 2 == 0;
+    const std::int64_t parts = plan_.lane_parts, items_of_part = items() / parts;
+    const std::int64_t part = parts_outermost ? index / items_of_part : index % parts;
+    const std::int64_t rest = parts_outermost ? index % items_of_part : index / parts;
+    // Classes take turns, so that neighbouring items are of all costs.
+    const Span<AxisClass> classes = gather_.rows.classes();
+    const AxisClass& axis = classes[rest % classes.count];
+    const std::int64_t row = rest / classes.count % plan_.row_parts * plan_.rows;
+    if (row >= axis.count) return;
+    const std::int64_t n = rest / row_items() % gather_.batch;
+    const Range panels = plan_.part(part);
+    fill({n, rest / row_items() / gather_.batch, panels.first, panels.last - panels.first, &axis,
+          row, smaller(plan_.rows, axis.count - row)},
+         workspace_.of_thread<C>(thread));
   }
 
   void pack_bias() const {
@@ -92,7 +122,7 @@ class ChannelsKernel {
     }
   }
 
-  void run_item(const Item& item, C* scratch) const {
+  void fill(const Item& item, C* scratch) const {
     C *const strip = scratch, *const totals = scratch + aligned(plan_.strip());
     start_totals(item, totals);
     const ChannelsStrip<T> source(gather_, plan_, *item.axis, item.row, item.rows);
@@ -207,7 +237,7 @@ class ChannelsKernel {
                 (item.group * gather_.filled_channels + (item.panel + panel) * kLanesOfPanel) *
                     strides.channel +
                 (item.axis->first + item.row * item.axis->step) * strides.row;
-    const bool one_run = item.axis->step == 1;
+    const bool one_run = item.axis->step == 1 && strides.row == columns * strides.column;
     const std::int64_t pixels = one_run ? item.rows * columns : columns;
     for (std::int64_t row = 0; row < (one_run ? 1 : item.rows); ++row) {
       if (strides.channel != 1) {

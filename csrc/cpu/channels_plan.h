@@ -12,6 +12,22 @@ inline const Tap& tap_in_order(const Span<Tap>& taps, std::int64_t i) {
   return taps[ascending ? i : taps.count - 1 - i];
 }
 
+// Long rows are cut into parts, each a gather of its own: one would be too much for the caches, and
+// the only row of a one-dimensional image is all there is to share out.
+class ColumnParts {
+ public:
+  explicit ColumnParts(const Gather& gather) : columns_(gather.columns.filled_size) {
+    constexpr std::int64_t kLong = 512;
+    const std::int64_t step = gather.columns.classes()[0].step;
+    size_ = round_up(ceil_divide(columns_, ceil_divide(columns_, kLong)), step);
+  }
+  std::int64_t count() const { return ceil_divide(columns_, size_); }
+  Range columns(std::int64_t i) const { return {i * size_, smaller((i + 1) * size_, columns_)}; }
+
+ private:
+  std::int64_t columns_, size_;
+};
+
 template <class C>
 struct ChannelsPlan {
   explicit ChannelsPlan(const Gather& gather)

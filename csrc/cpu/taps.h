@@ -38,17 +38,28 @@ struct AxisClass {
   Span<Tap> taps;  // may be empty: then the class gets the bias alone
 };
 
+struct Range {
+  std::int64_t first, last;
+};
+
 // One axis of the gather.
 class AxisTaps {
  public:
   AxisTaps(const Axis& axis, Slot filled);
+  // Of the positions [first, last) that are filled and what they meet of the source, as an axis of
+  // its own; `first` is a multiple of the classes' step.
+  AxisTaps(const AxisTaps& whole, Range filled);
   AxisTaps(AxisTaps&&) noexcept;
   ~AxisTaps();
 
   Span<AxisClass> classes() const { return {classes_, class_count_}; }
   std::int64_t source_size, filled_size, kernel_size;
+  // Of a part: where its source begins in that of the whole.
+  std::int64_t source_first = 0;
 
  private:
+  void refer_to_storage();
+
   std::vector<AxisClass> class_storage_;
   std::vector<Tap> tap_storage_;
   const AxisClass* classes_;
@@ -59,6 +70,8 @@ class AxisTaps {
 // source[n, g, s, .]
 struct Gather {
   Gather(const Problem& problem, const Buffers& buffers);
+  // The part of `whole` that fills these columns. `element_bytes`: of the images' elements.
+  Gather(const Gather& whole, Range filled_columns, std::int64_t element_bytes);
 
   std::int64_t batch, groups;
   std::int64_t source_channels, filled_channels;  // per group
@@ -77,10 +90,7 @@ struct Gather {
   std::int64_t cost_per_element() const { return source_channels * kernel_area(); }
 };
 
-// The outputs [first, last) whose window meets the input, not the padding, at tap `k`.
-struct Range {
-  std::int64_t first, last;
-};
+// The outputs whose window meets the input, not the padding, at tap `k`.
 Range outputs_inside(const Axis& axis, std::int64_t k);
 
 }  // namespace handconv
