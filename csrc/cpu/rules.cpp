@@ -278,7 +278,8 @@ namespace {
 Refusal not_for_winograd_weights(const Problem& problem, std::int64_t m) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const Geometry& g = problem.geometry;
-  if (tiles_fit_badly(problem, m)) return kTilesFitBadly;
+  if (2 * direct_products(g.height) * direct_products(g.width) < 3 * tile_products(problem, m))
+    return kTilesFitBadly;
   if (smaller(g.in_channels_per_group(), g.out_channels_per_group()) < 32)
     return "few channels per group: transforming tiles would outweigh their products";
   if (smaller(g.height.output, g.width.output) < 12)
@@ -329,20 +330,20 @@ Refusal better_without_packing(const Problem& problem) {
   if (nhwc && shape.filled <= 16) return "fills too few channels to pay for packing pixels";
   const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
   if (!overlap && g.kernel_area() >= 16 && shape.source > 4)
-    return "patches of many taps: direct.channels reaches pixels far apart by pointers";
+    return "patches of many taps: direct.channels packs whole rows of pixels";
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
-  if (!forward && !nhwc && has_stride && g.input_area() >= 784)
+  if (!forward && !nhwc && has_stride && (overlap || g.input_area() >= 784))
     return "direct.channels fills all columns of a row at once, whatever the stride";
   // Of few pixels, packing is cheap beside the weight, except in the planes of a strided gradient.
   const bool many_pixels = !few_packed_pixels(g) || (!forward && !nhwc && has_stride);
   if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
-    return "taps share pixels: direct.channels reaches each by a pointer, unpacked";
+    return "taps share pixels: direct.channels packs each once for all taps";
   if (!forward && is_patch(g) && !few_packed_pixels(g) && g.output_area() <= 4096)
     return "pixels would be packed again for each of a patch";
   const bool in_place =
       nhwc && (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
   return forward && in_place && many_pixels && shape.source >= 128 && shape.filled <= 256
-             ? "fills so few channels that packing pixels costs more than reaching them by pointers"
+             ? "fills so few channels that packing pixels costs more than strips of rows do"
              : nullptr;
 }
 

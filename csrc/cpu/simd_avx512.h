@@ -110,12 +110,27 @@ inline Vector<double> load_every_second(const double* p, Mask<double> mask) {
   return _mm512_permutex2var_pd(low, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), high);
 }
 
+inline Vector<float> gather_strided(const float* p, std::int32_t step, Mask<float> mask) {
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i index = _mm512_mullo_epi32(lane, _mm512_set1_epi32(step));
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, p, sizeof *p);
+}
+inline Vector<double> gather_strided(const double* p, std::int32_t step, Mask<double> mask) {
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m256i index = _mm256_mullo_epi32(lane, _mm256_set1_epi32(step));
+  return _mm512_mask_i32gather_pd(_mm512_setzero_pd(), mask, index, p, sizeof *p);
+}
+
 // Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched.
 template <class T>
 inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compute<T>> mask) {
   if (step == 1) return load_masked(p, mask);
   if constexpr (sizeof(T) >= 4) {
     if (step == 2) return load_every_second(p, mask);
+    constexpr std::int64_t kFarthest = std::int64_t{1} << 26;
+    if (0 < step && step < kFarthest) {
+      return gather_strided(p, static_cast<std::int32_t>(step), mask);
+    }
   }
   return load_each(p, step, [=](int lane) { return mask >> lane & 1; });
 }
