@@ -309,6 +309,10 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("groups 5 of 8, 5x5", (1, 40, 5, 15), 40, 5, padding=2, groups=5),
     _small("groups 9 of 2, stride 3", (1, 18, 8, 10), 18, 4, stride=3, padding=2, groups=9),
     _small("groups 4, 1x1", (2, 12, 5, 5), 20, 1, groups=4),
+    _small(
+        "groups 3 of 20 and 37, stride 2", (2, 60, 9, 17), 111, 3, stride=2, padding=1, groups=3
+    ),
+    _small("groups 2 of 12, width 23", (2, 24, 21, 23), 26, 3, padding=1, groups=2),
     # Depthwise.
     _small("depthwise 3x3", (1, 20, 9, 14), 20, 3, padding=1, groups=20),
     _small("depthwise 3x3 valid", (2, 3, 6, 17), 3, 3, groups=3, bias=False),

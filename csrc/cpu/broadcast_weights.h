@@ -70,9 +70,16 @@ class BroadcastWeightPacker {
       }
     } else {
       const auto mask = mask_between<C>(0, exist);
-      for (std::int64_t s = 0; s < sources; ++s, w += gather_.w_source) {
-        for (std::int64_t tap = 0; tap < area; ++tap)
-          write(tap, s, load_strided(w + tap_offset(tap), gather_.w_filled, mask), vectors, to);
+      // Some source channels at a time: their lines of w serve all taps from the cache.
+      constexpr std::int64_t kSources = 16;
+      for (std::int64_t first = 0; first < sources; first += kSources) {
+        for (std::int64_t tap = 0; tap < area; ++tap) {
+          const T* from = w + tap_offset(tap);
+          for (std::int64_t s = first; s < smaller(first + kSources, sources); ++s) {
+            write(tap, s, load_strided(from + s * gather_.w_source, gather_.w_filled, mask),
+                  vectors, to);
+          }
+        }
       }
     }
   }

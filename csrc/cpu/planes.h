@@ -284,30 +284,12 @@ class PlanesKernel {
       T* pixels = filled_row(item, rows, r) + columns.first * gather_.filled_strides.column;
       for (std::int64_t j = 0; j < columns.count; j += L) {
         for (std::int64_t c = 0; c < item.groups * gather_.filled_channels; c += L) {
-          store_square(sums + c * plan_.channel_elements() + j, columns.count - j,
-                       item.groups * gather_.filled_channels - c, pixels + c + j * step, step);
+          transpose_matrix(sums + c * plan_.channel_elements() + j, plan_.channel_elements(),
+                           smaller(L, item.groups * gather_.filled_channels - c),
+                           smaller(L, columns.count - j), pixels + c + j * step, step);
         }
       }
     }
-  }
-
-  void store_square(const C* sums, std::int64_t pixels, std::int64_t channels, T* to,
-                    std::int64_t step) const {
-    Vector<C> square[L];
-    if (pixels >= L && channels >= L) {
-#pragma GCC unroll 16
-      for (std::int64_t c = 0; c < L; ++c) square[c] = load(sums + c * plan_.channel_elements());
-      transpose<C>(square);
-#pragma GCC unroll 16
-      for (std::int64_t i = 0; i < L; ++i) store(to + i * step, square[i]);
-      return;
-    }
-    const auto mask = mask_between<C>(0, channels);
-    for (std::int64_t c = 0; c < L; ++c) {
-      square[c] = c < channels ? load(sums + c * plan_.channel_elements()) : Vector<C>{};
-    }
-    transpose<C>(square);
-    for (std::int64_t i = 0; i < L && i < pixels; ++i) store_masked(to + i * step, square[i], mask);
   }
 
   const Gather& gather_;

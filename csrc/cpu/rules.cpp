@@ -165,7 +165,10 @@ bool suits_broadcasts(const Problem& problem, const Shape& shape) {
   if (g.height.stride > 1 || g.width.stride > 1) {
     // Columns of a strided gradient lie apart in a plane, and are stored one by one.
     if (nchw) return problem.slot == Slot::kOutput || shape.source > 32;
-    return problem.dtype != DType::kFloat64;
+    if (problem.dtype == DType::kFloat64) return false;
+    // Every pixel of large images is copied for few taps; direct.channels reaches them in place.
+    const std::int64_t most = shape.side < 28 ? 64 : shape.side < 56 ? 32 : 16;
+    return is_short || problem.slot == Slot::kInput || shape.source <= most;
   }
   // Planes are read in place, where no element is converted for every tap.
   return !nchw || is_short || (shape.source >= 32 && g.kernel_area() > 1);

@@ -1,5 +1,5 @@
-// Lanes are the channels of one group or of several: the kernels of grouped_channels.h and
-// grouped_weight.h and their rows.
+// Lanes are the channels of one group or of several: the kernels of broadcast.h, grouped_channels.h
+// and grouped_weight.h and their rows.
 
 // clang-format off
 #include "cpu/tile.h"
@@ -7,9 +7,12 @@
 #include "cpu/axis_reach.h"
 #include "cpu/broadcast_tile.h"
 #include "cpu/broadcast_weights.h"
+#include "cpu/broadcast_plan.h"
 #include "cpu/broadcast.h"
 #include "cpu/grouped_weights.h"
+#include "cpu/grouped_tile.h"
 #include "cpu/grouped_channels.h"
+#include "cpu/grouped_weight_tile.h"
 #include "cpu/grouped_weight.h"
 #include "rows.h"
 // clang-format on
