@@ -403,7 +403,8 @@ class DepthwiseChannelsKernel {
         // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
         // costs more, and so does a jump for every column that lies inside.
         if (kChecked && __builtin_expect(!(step.inside >> j & 1), 0)) continue;
-        const Vector<C> pixel = load_pixel(pixel_at(line, j, spot.unit));
+        Vector<C> pixel = load_pixel(pixel_at(line, j, spot.unit));
+        if (K > 1) pixel = in_register(pixel);
 #pragma GCC unroll 4
         for (int k = 0; k < K; ++k) {
           const int p = j - k;

@@ -28,7 +28,7 @@ class DepthwisePackedKernel {
 
  private:
   static constexpr std::int64_t L = kLanes<C>;
-  static constexpr int kLargestTile = kVectorBytes == 64 ? 14 : 6;
+  static constexpr int kLargestTile = kVectorBytes == 64 ? 7 : 6;
 
   // The source positions that an axis reaches: `distance` apart, from filled position + `first` on.
   struct Reach {
@@ -93,17 +93,18 @@ class DepthwisePackedKernel {
     bool pixel_order;  // of the items, and all weights are packed first
   };
 
-  // The width, of those that there are tiles of, which leaves the fewest pixels unused.
+  // The width of tiles that takes the fewest instructions, of which R P are multiply-adds.
   static std::int64_t tile_width(std::int64_t width) {
-    std::int64_t best = 0;
+    const auto cost = [width](std::int64_t tile) {
+      return ceil_divide(width, tile) * (kPackedRows * tile + 6);
+    };
+    std::int64_t best = kTiles[0];
     for (const std::int64_t tile : kTiles) {
-      if (best == 0 || round_up(width, tile) < round_up(width, best)) best = tile;
+      if (cost(tile) < cost(best)) best = tile;
     }
     return best;
   }
-  static constexpr std::int64_t kTiles[4] = {kLargestTile, kVectorBytes == 64 ? 12 : 5,
-                                             kVectorBytes == 64 ? 8 : 4,
-                                             kVectorBytes == 64 ? 7 : 4};
+  static constexpr std::int64_t kTiles[3] = {kLargestTile, kLargestTile - 1, kLargestTile - 2};
 
   // The workspace of a thread: whose weight it holds, the totals of a tile, that weight as [tap by
   // offset][lane], the packed source, and the filled pixels of a strip before they are transposed.
@@ -264,30 +265,36 @@ class DepthwisePackedKernel {
                        0,
                        0,
                        0};
-    const std::int64_t left = plan_.columns.first, size = gather_.columns.source_size;
-    const bool sees_all = plan_.columns.distance == 1 && left + plan_.tile - 1 <= 0 &&
-                          size <= plan_.columns.taps + left && plan_.width <= plan_.tile;
-    if (sees_all) {
-      taps.inner_columns = size;
-      taps.inner_first = -left;
-    }
     for (std::int64_t set = 0; set < smaller(E, item.rows); ++set) {
-      for (std::int64_t row = set; row < item.rows; row += kPackedRows * E) {
+      const std::int64_t rows = ceil_divide(item.rows - set, E);
+      const std::int64_t tiles = ceil_divide(rows, kPackedRows);
+      for (std::int64_t i = 0; i < tiles; ++i) {
+        const std::int64_t begin = rows * i / tiles, count = rows * (i + 1) / tiles - begin;
+        const std::int64_t row = set + begin * E;
         // Line q of the tile is this many rows, and q E, below the first that was packed.
         const std::int64_t first = item.row + row + plan_.rows.first - item.first_source_row;
         taps.begin = first < 0 ? ceil_divide(-first, E) : 0;
-        taps.end = smaller(plan_.rows.taps + 1, ceil_divide(item.source_rows - first, E));
+        taps.end = smaller(plan_.rows.taps + count - 1, ceil_divide(item.source_rows - first, E));
         const C* source = scratch.source + first * line;
-        PackedTarget<U> target{filled + row * row_step, E * row_step, pixel_step,
-                               row + E < item.rows ? 2 : 1, 0};
+        PackedTarget<U> target{filled + row * row_step, E * row_step, pixel_step, count, 0};
         for (std::int64_t column = 0; column < item.columns; column += plan_.tile) {
           taps.source = source + column * L;
           target.first = filled + row * row_step + column * pixel_step;
           target.pixels = item.columns - column;
+          set_taps(item.column + column, taps);
           fill_tile(taps, target, start, mask, scratch.totals);
         }
       }
     }
+  }
+
+  // The taps of a tile that starts at filled column `column`.
+  void set_taps(std::int64_t column, PackedTaps<C>& taps) const {
+    const std::int64_t start = column + plan_.columns.first, size = gather_.columns.source_size;
+    const std::int64_t distance = plan_.columns.distance, behind = -start - plan_.tile + 1;
+    taps.first = behind <= 0 ? 0 : smaller(ceil_divide(behind, distance), taps.columns);
+    const std::int64_t ahead = size <= start ? 0 : ceil_divide(size - start, distance);
+    taps.count = larger(smaller(ahead, taps.columns) - taps.first, 0);
   }
 
   template <class U>
@@ -296,8 +303,7 @@ class DepthwisePackedKernel {
     const std::int64_t tile = plan_.tile;
     if (tile == kTiles[0]) return fill_packed_tile<kTiles[0]>(taps, target, start, mask, totals);
     if (tile == kTiles[1]) return fill_packed_tile<kTiles[1]>(taps, target, start, mask, totals);
-    if (tile == kTiles[2]) return fill_packed_tile<kTiles[2]>(taps, target, start, mask, totals);
-    fill_packed_tile<kTiles[3]>(taps, target, start, mask, totals);
+    fill_packed_tile<kTiles[2]>(taps, target, start, mask, totals);
   }
 
   void store_planes(const Item& item, const C* filled) const {

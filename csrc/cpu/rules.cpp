@@ -229,9 +229,12 @@ Refusal small_depthwise_kernel(const Problem& problem) {
   const bool is_dilated = g.height.dilation > 1 || g.width.dilation > 1;
   constexpr Refusal kFewTaps = "few taps do not pay for copying pixels";
   if (problem.layout == Layout::kNhwc) {
-    // Dilation spreads the pixels that a strip needs over too many rows to stay in the cache.
-    if (is_dilated && !is_short && taps < 81) return "dilated, with few taps";
-    return taps >= (is_dilated ? 9 : 25) ? nullptr : kFewTaps;
+    // Dilation spreads the pixels that a strip needs over too many rows to stay in the cache, and
+    // float32 has nothing to convert.
+    const std::int64_t few = is_short ? (is_dilated ? 9 : 25)
+                             : is_dilated || problem.dtype == DType::kFloat32 ? 81
+                                                                              : 25;
+    return taps >= few ? nullptr : kFewTaps;
   }
   // Rows of NCHW are transposed, which lanes of columns need not be; but short rows leave those
   // lanes empty, and short types are then converted once.

@@ -24,6 +24,13 @@ inline Vector<C> broadcast(C value) {
   return value - Vector<C>{};
 }
 
+// A value that several multiply-adds use: otherwise the compiler may load it anew for each.
+template <class V>
+HANDCONV_INLINE V in_register(V value) {
+  asm("" : "+v"(value));
+  return value;
+}
+
 template <class V, int... I>
 inline V interleave(V a, V b, int half, std::integer_sequence<int, I...>) {
   constexpr int kCount = sizeof...(I);
