@@ -244,6 +244,8 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("one output channel", (3, 20, 5, 5), 1, 3, padding=1),
     # Blocks of sums and of channels, strips of pixels, tiles of one row: direct.gemm.
     _small("1x1 many terms", (2, 530, 5, 3), 37, 1),
+    _small("1x1 of a large weight", (1, 530, 9, 10), 500, 1),
+    _small("1x1 in chunks of pixels", (2, 19, 23, 25), 75, 1),
     _small("3x3 strips", (2, 33, 13, 12), 45, 3, stride=(1, 2), padding=1),
     _small("stem strips", (2, 3, 29, 38), 35, 5, stride=2, padding=2),
     _small("patches", (1, 3, 25, 48), 34, 4, stride=4, bias=False),

@@ -45,8 +45,8 @@ class GemmKernel {
       : gather_(gather),
         plan_(gather),
         workspace_(workspace),
-        bias_(workspace.shared<C>()),
-        shared_(bias_ + plan_.bias_size()) {
+        output_(gather, workspace.shared<C>(), plan_.bias_size() / gather.groups),
+        shared_(workspace.shared<C>() + plan_.bias_size()) {
     for (int r = 0; r < kGemmRows; ++r) {
       channel_offsets_[r] = r * gather.filled_strides.channel;
       tile_offsets_[r] = r * kLanesOfPanel;
@@ -54,26 +54,13 @@ class GemmKernel {
   }
 
   void run_all() {
-    pack_bias();
+    output_.pack_bias();
     if (!plan_.images_are_shared()) pack_weights();
     for (std::int64_t n = 0; n < gather_.batch; n += plan_.samples_per_pass()) {
       const std::int64_t rest = gather_.batch - n;
       const std::int64_t count = rest < plan_.samples_per_pass() ? rest : plan_.samples_per_pass();
       if (plan_.images_are_shared()) pack_images(n, count);
       run_samples(n, count);
-    }
-  }
-
-  // One packed channel after the other, each group from a whole panel on.
-  void pack_bias() {
-    if (!gather_.bias) return;
-    const auto* bias = static_cast<const T*>(gather_.bias);
-    const std::int64_t channels = gather_.filled_channels,
-                       padded = plan_.bias_size() / gather_.groups;
-    for (std::int64_t group = 0; group < gather_.groups; ++group) {
-      for (std::int64_t f = 0; f < padded; ++f) {
-        bias_[group * padded + f] = f < channels ? to_compute(bias[group * channels + f]) : C(0);
-      }
     }
   }
 
@@ -138,23 +125,15 @@ class GemmKernel {
            block * Plan::image_block(part);
   }
 
-  SourceImage<T> source_image(std::int64_t group, std::int64_t n) const {
-    const ImageStrides& strides = gather_.source_strides;
-    return {static_cast<const T*>(gather_.source) + n * strides.sample +
-                group * gather_.source_channels * strides.channel,
-            strides, gather_.rows.source_size, gather_.columns.source_size,
-            gather_.source_channels};
-  }
-
   void pack_image(const GemmClass& part, const StripPixels& pixels, std::int64_t group,
                   std::int64_t n, std::int64_t block, C* packed, bool* inside) const {
     const DepthBlock depth = part.depth_block(block);
     if (depth.size() == 0) return;
     if constexpr (kPixelsAreRows) {
-      pack_pixel_rows(part, source_image(group, n), pixels, depth, part.template pitch<C>(), packed,
-                      inside);
+      pack_pixel_rows(part, source_image<T>(gather_, group, n), pixels, depth,
+                      part.template pitch<C>(), packed, inside);
     } else {
-      pack_pixel_lanes(part, source_image(group, n), pixels, depth, packed);
+      pack_pixel_lanes(part, source_image<T>(gather_, group, n), pixels, depth, packed);
     }
   }
 
@@ -163,12 +142,12 @@ class GemmKernel {
   bool in_place(const GemmClass& part) const {
     if (!kPixelsAreRows || !std::is_same_v<T, C> || plan_.images_are_shared()) return false;
     const std::int64_t pitch = gather_.source_strides.column * static_cast<std::int64_t>(sizeof(C));
-    return pitch % 2048 != 0 && covers_image(part, source_image(0, 0));
+    return pitch % 2048 != 0 && covers_image(part, source_image<T>(gather_, 0, 0));
   }
   const C* image_in_place(const Item& item, std::int64_t pixel, std::int64_t channel) const {
     if constexpr (std::is_same_v<T, C>) {
-      return source_image(item.group, item.sample).data + pixel * gather_.source_strides.column +
-             channel;
+      return source_image<T>(gather_, item.group, item.sample).data +
+             pixel * gather_.source_strides.column + channel;
     }
     return nullptr;
   }
@@ -203,6 +182,7 @@ class GemmKernel {
     const std::int64_t p0 = Plan::strip_first(part, item.strip);
     const StripPixels pixels(part, gather_.filled_strides, p0,
                              Plan::strip_first(part, item.strip + 1) - p0);
+    if (pixels.count == 0) return;
     bool inside[StripPixels::kMost];
     for (bool& pixel : inside) pixel = true;
     for (std::int64_t block = 0; block < part.blocks; ++block) {
@@ -233,13 +213,13 @@ class GemmKernel {
                       const C* weight, C* totals, const Scratch& scratch) const {
     const std::int64_t rows = kPixelsAreRows ? pixels.count : item.channels;
     const std::int64_t lanes = kPixelsAreRows ? item.channels : pixels.count;
-    const EvenSplit tiles{rows, ceil_divide(rows, kGemmRows)};
+    const RowTiles tiles(rows, kGemmRows, true);
     const std::int64_t panels = ceil_divide(lanes, kLanesOfPanel);
     const std::int64_t pitch =
         in_place(part) ? gather_.source_strides.column : part.template pitch<C>();
     bool sees_image[StripPixels::kMost];
-    for (std::int64_t tile = 0; kPixelsAreRows && tile < tiles.parts; ++tile)
-      sees_image[tile] = any_of(inside + tiles.first(tile), tiles.size(tile));
+    for (std::int64_t tile = 0; kPixelsAreRows && tile < tiles.count; ++tile)
+      sees_image[tile] = any_of(inside + tiles.first(tile), tiles.rows(tile));
     const C* row_operand = kPixelsAreRows ? image : weight;
     const C* lane_operand = kPixelsAreRows ? weight : image;
     const auto visit = [&](std::int64_t tile, std::int64_t panel) {
@@ -258,24 +238,20 @@ class GemmKernel {
         job.depth = 0;
       }
       const std::int64_t rest = lanes - l0;
-      run_tile(part, item, pixels, n, block, job, r0, tiles.size(tile), l0,
+      run_tile(part, item, pixels, n, block, job, r0, tiles.rows(tile), l0,
                rest < kLanesOfPanel ? rest : kLanesOfPanel,
                totals + (tile * panels + panel) * Plan::kTileSize, scratch);
     };
-    // The weight is the larger operand: each part of it is read once.
-    if (kPixelsAreRows) {
-      for (std::int64_t panel = 0; panel < panels; ++panel)
-        for (std::int64_t tile = 0; tile < tiles.parts; ++tile) visit(tile, panel);
-    } else {
-      for (std::int64_t tile = 0; tile < tiles.parts; ++tile)
+    // A tile of rows stays in L1 while panels pass from L2; or else each panel is read once.
+    constexpr std::int64_t kBytes = 256 << 10;
+    if (!kPixelsAreRows ||
+        panels * part.block * kLanesOfPanel <= kBytes / static_cast<std::int64_t>(sizeof(C))) {
+      for (std::int64_t tile = 0; tile < tiles.count; ++tile)
         for (std::int64_t panel = 0; panel < panels; ++panel) visit(tile, panel);
+    } else {
+      for (std::int64_t panel = 0; panel < panels; ++panel)
+        for (std::int64_t tile = 0; tile < tiles.count; ++tile) visit(tile, panel);
     }
-  }
-
-  static bool any_of(const bool* flags, std::int64_t count) {
-    bool any = false;
-    for (std::int64_t i = 0; i < count; ++i) any |= flags[i];
-    return any;
   }
 
   void run_tile(const GemmClass& part, const Item& item, const StripPixels& pixels, std::int64_t n,
@@ -285,14 +261,14 @@ class GemmKernel {
       job.start = totals;
       job.start_pitch = kLanesOfPanel;
     } else if (gather_.bias) {
-      start_with_bias(item, r0, rows, l0, scratch.start, job);
+      output_.start_with_bias(item.group, item.channel, r0, rows, l0, scratch.start, job);
     }
     T* filled =
         static_cast<T*>(gather_.filled) + n * gather_.filled_strides.sample +
         (gather_.filled_channels * item.group + item.channel) * gather_.filled_strides.channel;
     const bool is_last = block == part.blocks - 1;
     if constexpr (std::is_same_v<T, C>) {
-      if (is_last && (kPixelsAreRows || part_is_dense(part))) {
+      if (is_last && output_.lanes_adjoin(part)) {
         job.target =
             kPixelsAreRows ? filled + l0 : filled + r0 * channel_offsets_[1] + pixels.target[l0];
         job.offsets = kPixelsAreRows ? pixels.target + r0 : channel_offsets_;
@@ -303,65 +279,14 @@ class GemmKernel {
     job.target = tile;
     job.offsets = tile_offsets_;
     multiply(static_cast<int>(rows), lanes, job);
-    if (is_last) store_tile(part, pixels, tile, r0, rows, l0, lanes, filled);
-  }
-
-  // Whether the pixels of the class follow each other in memory.
-  static bool part_is_dense(const GemmClass& part) {
-    return part.rows->step == 1 && part.columns->step == 1;
-  }
-
-  void start_with_bias(const Item& item, std::int64_t r0, std::int64_t rows, std::int64_t l0,
-                       C* start, TileJob<C>& job) const {
-    const C* bias = bias_ + item.group * (plan_.bias_size() / gather_.groups) + item.channel;
-    job.start = kPixelsAreRows ? bias + l0 : start;
-    job.start_pitch = kPixelsAreRows ? 0 : kLanesOfPanel;
-    if (kPixelsAreRows) return;
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const Vector<C> value = broadcast(bias[r0 + r]);
-      for (int v = 0; v < kPanelVectors; ++v)
-        store(start + r * kLanesOfPanel + v * kLanes<C>, value);
-    }
-  }
-
-  // Rounds a tile to T and puts its elements where they belong.
-  void store_tile(const GemmClass& part, const StripPixels& pixels, const C* tile, std::int64_t r0,
-                  std::int64_t rows, std::int64_t l0, std::int64_t lanes, T* filled) const {
-    const bool dense = kPixelsAreRows || part_is_dense(part);
-    for (std::int64_t r = 0; r < rows; ++r, tile += kLanesOfPanel) {
-      T* row = kPixelsAreRows ? filled + pixels.target[r0 + r] + l0
-                              : filled + (r0 + r) * gather_.filled_strides.channel;
-      if (dense) {
-        if (!kPixelsAreRows) row += pixels.target[l0];
-        for (std::int64_t lane = 0; lane < lanes; lane += kLanes<C>)
-          store_masked(row + lane, load(tile + lane), mask_between<C>(0, lanes - lane));
-      } else {
-        for (std::int64_t lane = 0; lane < lanes; ++lane)
-          row[pixels.target[l0 + lane]] = from_compute<T>(tile[lane]);
-      }
-    }
+    if (is_last) output_.store_tile(part, pixels, tile, r0, rows, l0, lanes, filled);
   }
 
   const Gather& gather_;
   Plan plan_;
   const Workspace& workspace_;
-  C *bias_, *shared_;
+  const GemmOutput<T, kPixelsAreRows> output_;
+  C* shared_;
   // Of the rows of a tile that is stored as channels, and of one in scratch.
   std::int64_t channel_offsets_[kGemmRows], tile_offsets_[kGemmRows];
-};
-
-// The kernel of either layout.
-template <class T>
-struct GemmByLayout {
-  static WorkspaceSize workspace(const Problem& problem) {
-    return problem.layout == Layout::kNhwc ? GemmKernel<T, true>::workspace(problem)
-                                           : GemmKernel<T, false>::workspace(problem);
-  }
-  static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
-    if (problem.layout == Layout::kNhwc) {
-      GemmKernel<T, true>::run(problem, buffers, workspace);
-    } else {
-      GemmKernel<T, false>::run(problem, buffers, workspace);
-    }
-  }
 };

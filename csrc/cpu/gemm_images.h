@@ -3,7 +3,7 @@
 
 // The pixels of a strip, in the coordinates of the source without taps, and where they are stored.
 struct StripPixels {
-  static constexpr std::int64_t kMost = 128;
+  static constexpr std::int64_t kMost = 256;
   std::int64_t count;
   std::int64_t h[kMost], w[kMost], target[kMost];
 
@@ -32,6 +32,14 @@ struct SourceImage {
   ImageStrides strides;
   std::int64_t height, width, channels;
 };
+
+template <class T>
+inline SourceImage<T> source_image(const Gather& gather, std::int64_t group, std::int64_t n) {
+  const ImageStrides& strides = gather.source_strides;
+  return {static_cast<const T*>(gather.source) + n * strides.sample +
+              group * gather.source_channels * strides.channel,
+          strides, gather.rows.source_size, gather.columns.source_size, gather.source_channels};
+}
 
 // Whether the only tap of the class sees every pixel of the image, each in its own place.
 template <class T>
@@ -89,6 +97,12 @@ class RunCopy {
   std::int64_t first_, count_, whole_;
   Mask<C> tail_;
 };
+
+inline bool any_of(const bool* flags, std::int64_t count) {
+  bool any = false;
+  for (std::int64_t i = 0; i < count; ++i) any |= flags[i];
+  return any;
+}
 
 // Returns in `inside` which pixels see anything but padding.
 template <class T>

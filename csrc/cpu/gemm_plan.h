@@ -43,6 +43,8 @@ class GemmPlan {
   // Tried: 128, where a panel stays in L1 beside a tile of rows: totals cost more than that saves.
   static constexpr std::int64_t kDepth = 256;
   static constexpr std::int64_t kChunk = 512;
+  // An image of so few pixels is one strip where the weight outgrows L2: every strip reads it all.
+  static constexpr std::int64_t kMostPixels = 256, kManyBytes = 1 << 20;
 
   explicit GemmPlan(const Gather& gather) : gather_(gather) {
     std::int64_t strips = 0;
@@ -125,8 +127,9 @@ class GemmPlan {
   }
   std::int64_t totals_size() const {
     if (!needs_totals_) return 0;
-    const std::int64_t rows = kPixelsAreRows ? kStripPixels : largest_chunk();
-    const std::int64_t lanes = kPixelsAreRows ? largest_chunk() : kStripPixels;
+    const std::int64_t pixels = images_are_shared_ ? kMostPixels : kStripPixels;
+    const std::int64_t rows = kPixelsAreRows ? pixels : largest_chunk();
+    const std::int64_t lanes = kPixelsAreRows ? largest_chunk() : pixels;
     const std::int64_t panels = ceil_divide(lanes, kPanelLanes<C>);
     return totals_samples() * ceil_divide(rows, kGemmRows) * panels * kTileSize;
   }
@@ -187,7 +190,10 @@ class GemmPlan {
     const std::int64_t wanted = ceil_divide(grains, grains_of_block);
     const std::int64_t of_block = grains == 0 ? 0 : ceil_divide(grains, wanted);
     const std::int64_t block = of_block * grain;
-    std::int64_t strips = ceil_divide(pixels, kStripPixels);
+    const bool is_one =
+        pixels <= kMostPixels &&
+        depth * gather_.filled_channels >= kManyBytes / static_cast<std::int64_t>(sizeof(C));
+    std::int64_t strips = is_one ? 1 : ceil_divide(pixels, kStripPixels);
     if (strips > 1) {
       strips = ceil_divide(strips, 4) * 4;
       const std::int64_t panels = ceil_divide(pixels, kPanelLanes<C>);

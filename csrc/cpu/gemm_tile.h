@@ -11,6 +11,7 @@
 
 constexpr int kGemmRows = kVectorBytes == 64 ? 14 : 6;
 constexpr int kPanelVectors = 2;
+constexpr int kTermsAhead = 8;  // of a panel, asked for while others wait for L2
 template <class C>
 constexpr std::int64_t kPanelLanes = kPanelVectors * kLanes<C>;
 
@@ -27,22 +28,6 @@ struct TileJob {
   Mask<C> tail;                 // lanes of the last vector that are stored
 };
 
-// sums[v] += *element * lanes[v]
-template <class C, int V>
-HANDCONV_INLINE void add_row(Vector<C> (&sums)[V], const C* element, const Vector<C> (&lanes)[V],
-                             bool from_memory) {
-  if constexpr (kVectorBytes == 64) {
-    if (from_memory || V == 1) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sums[v] = fma_element(element, lanes[v], sums[v]);
-      return;
-    }
-  }
-  const Vector<C> value = broadcast(*element);
-#pragma GCC unroll 2
-  for (int v = 0; v < V; ++v) sums[v] = fma(value, lanes[v], sums[v]);
-}
-
 template <class C, int R, int V>
 [[gnu::noinline]] void multiply_tile(const TileJob<C>& job) {
   Vector<C> sums[R][V];
@@ -51,27 +36,38 @@ template <class C, int R, int V>
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
   }
-  // Stores that wait for L3 would hold up the next tile: their lines are asked for here.
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) __builtin_prefetch(job.target + job.offsets[r] + v * kLanes<C>, 1);
-  }
   const std::int64_t pitch = job.row_pitch;
   const C *first = job.rows, *fifth = first + 5 * pitch, *tenth = fifth + 5 * pitch;
   const C* panel = job.panel;
   const auto add_term = [&](std::int64_t k) __attribute__((always_inline)) {
     Vector<C> lanes[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) lanes[v] = load(panel + k * kPanelLanes<C> + v * kLanes<C>);
+    for (int v = 0; v < V; ++v) {
+      const C* vector = panel + k * kPanelLanes<C> + v * kLanes<C>;
+      lanes[v] = load(vector);
+      __builtin_prefetch(vector + kTermsAhead * kPanelLanes<C>);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const C* element = (r < 5 ? first : r < 10 ? fifth : tenth) + r % 5 * pitch + k;
-      add_row(sums[r], element, lanes, r % 2 == 1);
+      const Vector<C> element = broadcast(((r < 5    ? first
+                                            : r < 10 ? fifth
+                                                     : tenth) +
+                                           r % 5 * pitch)[k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
     }
   };
   std::int64_t left = job.depth;
+  // Stores that wait for L3 would hold up the next tile: their lines are asked for here, a row at a
+  // time, so that those of the panel need not queue behind them.
+  const std::int64_t* offset = job.offsets;
+  const std::int64_t* const last_offset = offset + R;
   for (; left >= 2; left -= 2) {
+    if (offset != last_offset) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) __builtin_prefetch(job.target + *offset + v * kLanes<C>, 1);
+      ++offset;
+    }
     add_term(0);
     add_term(1);
     first += 2, fifth += 2, tenth += 2, panel += 2 * kPanelLanes<C>;

@@ -327,6 +327,25 @@ Refusal fills_patches(const Problem& problem) {
              : nullptr;
 }
 
+Refusal needs_pointwise(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const auto is_plain = [](const Axis& axis) {
+    return axis.kernel == 1 && axis.stride == 1 && axis.padding == 0 && axis.input == axis.output;
+  };
+  return is_plain(g.height) && is_plain(g.width)
+             ? nullptr
+             : "needs a window of one tap, stride 1, no padding and all pixels";
+}
+
+Refusal few_channels_in_place(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
+  const bool in_place = problem.layout == Layout::kNhwc &&
+                        (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+  return in_place && smaller(in, out) <= 32 ? "so few channels are better read where they lie"
+                                            : nullptr;
+}
+
 Refusal better_without_packing(const Problem& problem) {
   const Geometry& g = problem.geometry;
   if (const Refusal reason = fills_patches(problem)) return reason;
@@ -348,7 +367,8 @@ Refusal better_without_packing(const Problem& problem) {
     return "pixels would be packed again for each of a patch";
   const bool in_place =
       nhwc && (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
-  return forward && in_place && many_pixels && shape.source >= 128 && shape.filled <= 256
+  return needs_pointwise(problem) && forward && in_place && many_pixels && shape.source >= 128 &&
+                 shape.filled <= 256
              ? "fills so few channels that packing pixels costs more than strips of rows do"
              : nullptr;
 }
@@ -405,6 +425,7 @@ Refusal many_channels_per_group(const Problem& problem) {
 Refusal many_channels_for_weights(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
+  if (g.groups == 1 && !needs_pointwise(problem)) return "one tap makes a product of matrices";
   // Many pixels amortise what is set up for a block of few channels. Stems are better off as the
   // merged rows of direct.channels.
   const std::int64_t most = g.groups > 1 ? 32 : in <= 4 ? 0 : g.output_area() >= 512 ? 64 : 15;

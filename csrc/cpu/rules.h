@@ -16,6 +16,7 @@ Refusal needs_patches(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
 Refusal needs_short_sums_and_strides(const Problem& problem);
+Refusal needs_pointwise(const Problem& problem);
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.
@@ -27,6 +28,7 @@ Refusal fills_patches(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
 Refusal better_without_broadcasts(const Problem& problem);
 Refusal needs_some_groups(const Problem& problem);
+Refusal few_channels_in_place(const Problem& problem);
 Refusal better_in_scratch(const Problem& problem);
 Refusal many_channels_per_group(const Problem& problem);
 Refusal many_channels_for_weights(const Problem& problem);

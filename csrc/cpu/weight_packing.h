@@ -87,13 +87,13 @@ inline void pack_panel(const PixelWindow<T>& window, std::int64_t channels, std:
 }
 
 // target[tile][pixel][row] from planes.
-template <class T>
+template <class T, int kRows>
 inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTiles& tiles,
                                      std::int64_t tile_step, Compute<T>* target) {
   using C = Compute<T>;
   constexpr int L = kLanes<C>;
   // A tile takes half of 16 lanes, or several vectors of few lanes.
-  constexpr int kSlot = L < 8 ? L : 8, kTiles = L / kSlot, kParts = ceil_divide(kRowTile, L);
+  constexpr int kSlot = L < 8 ? L : 8, kTiles = L / kSlot, kParts = ceil_divide(kRows, L);
   window.for_each_run([&](const T* source, std::int64_t pixel, std::int64_t count) {
     for (std::int64_t tile = 0; tile < tiles.count; tile += kTiles) {
       for (std::int64_t p = 0; p < count; p += L) {
@@ -112,11 +112,11 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
           for (int t = 0; t < kTiles; ++t) {
             if (tile + t >= tiles.count) break;
             const auto mask =
-                mask_between<C>(t * kSlot, t * kSlot + (L < 8 ? kRowTile - part * L : kRowTile));
-            C* to = target + (tile + t) * tile_step + (pixel + p) * kRowTile + part * L - t * kSlot;
+                mask_between<C>(t * kSlot, t * kSlot + (L < 8 ? kRows - part * L : kRows));
+            C* to = target + (tile + t) * tile_step + (pixel + p) * kRows + part * L - t * kSlot;
 #pragma GCC unroll 16
             for (int i = 0; i < L; ++i) {
-              if (p + i < count) store_masked(to + i * kRowTile, square[i], mask);
+              if (p + i < count) store_masked(to + i * kRows, square[i], mask);
             }
           }
         }
@@ -127,7 +127,7 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
 
 // target[tile][pixel][row] from adjacent channels. Written in the order of pixels, so that a vector
 // may reach into the next one.
-template <class T>
+template <class T, int kRows>
 inline void pack_row_tiles_of_pixels(const PixelWindow<T>& window, const RowTiles& tiles,
                                      std::int64_t tile_step, Compute<T>* target) {
   using C = Compute<T>;
@@ -135,16 +135,16 @@ inline void pack_row_tiles_of_pixels(const PixelWindow<T>& window, const RowTile
   window.for_each_run([&](const T* source, std::int64_t pixel, std::int64_t count) {
     for (std::int64_t p = 0; p < count; ++p, source += window.column_step) {
       prefetch_pixel(source + kPixelsAhead * window.column_step, tiles.channels);
-      C* to = target + (pixel + p) * kRowTile;
+      C* to = target + (pixel + p) * kRows;
       for (std::int64_t tile = 0; tile < tiles.count; ++tile, to += tile_step) {
         const std::int64_t channel = tiles.first(tile);
         const T* from = source + channel;
         if constexpr (std::is_same_v<T, C>) {
-          if (channel + kRowTile <= tiles.channels) {
-            std::memcpy(to, from, kRowTile * sizeof(C));
+          if (channel + kRows <= tiles.channels) {
+            std::memcpy(to, from, kRows * sizeof(C));
             continue;
           }
-        } else if (L >= kRowTile && channel + L <= tiles.channels) {
+        } else if (L >= kRows && channel + L <= tiles.channels) {
           store(to, load(from));
           continue;
         }
@@ -154,13 +154,14 @@ inline void pack_row_tiles_of_pixels(const PixelWindow<T>& window, const RowTile
   });
 }
 
-template <class T>
+// Tiles of kRows rows lie that far apart in memory.
+template <class T, int kRows = kRowTile>
 inline void pack_row_tiles(const PixelWindow<T>& window, const RowTiles& tiles,
                            std::int64_t tile_step, Compute<T>* target) {
   if (window.channel_step == 1) {
-    pack_row_tiles_of_pixels(window, tiles, tile_step, target);
+    pack_row_tiles_of_pixels<T, kRows>(window, tiles, tile_step, target);
   } else {
-    pack_row_tiles_of_planes(window, tiles, tile_step, target);
+    pack_row_tiles_of_planes<T, kRows>(window, tiles, tile_step, target);
   }
 }
 

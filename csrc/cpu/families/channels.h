@@ -13,7 +13,9 @@
 #include "cpu/gemm_plan.h"
 #include "cpu/gemm_images.h"
 #include "cpu/gemm_weights.h"
+#include "cpu/gemm_store.h"
 #include "cpu/gemm.h"
+#include "cpu/gemm_layouts.h"
 #include "rows.h"
 // clang-format on
 
