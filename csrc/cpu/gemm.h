@@ -55,7 +55,7 @@ class GemmKernel {
 
   void run_all() {
     output_.pack_bias();
-    if (!plan_.images_are_shared()) pack_weights();
+    if (!plan_.images_are_shared() && !weight_in_place()) pack_weights();
     for (std::int64_t n = 0; n < gather_.batch; n += plan_.samples_per_pass()) {
       const std::int64_t rest = gather_.batch - n;
       const std::int64_t count = rest < plan_.samples_per_pass() ? rest : plan_.samples_per_pass();
@@ -63,6 +63,8 @@ class GemmKernel {
       run_samples(n, count);
     }
   }
+
+  bool weight_in_place() const { return !kPixelsAreRows && weight_rows_in_place<T>(gather_); }
 
   void pack_weights() {
     constexpr std::int64_t kUnit = kPixelsAreRows ? kLanesOfPanel : 16;
@@ -186,11 +188,7 @@ class GemmKernel {
     bool inside[StripPixels::kMost];
     for (bool& pixel : inside) pixel = true;
     for (std::int64_t block = 0; block < part.blocks; ++block) {
-      const C* weight = shared_weight(part, item.group, item.channel, block);
-      if (plan_.images_are_shared()) {
-        weight = scratch.operand;
-        pack_weight(part, item.group, item.channel, item.channels, block, scratch.operand);
-      }
+      const C* weight = weight_operand(part, item, block, scratch.operand);
       for (std::int64_t i = 0; i < item.samples; ++i) {
         const C* image = scratch.operand;
         if (plan_.images_are_shared()) {
@@ -207,6 +205,20 @@ class GemmKernel {
     }
   }
 
+  // Rows or panels of a block of the sum for the channels of an item.
+  const C* weight_operand(const GemmClass& part, const Item& item, std::int64_t block,
+                          C* scratch) const {
+    if constexpr (std::is_same_v<T, C>) {
+      if (weight_in_place()) {
+        return static_cast<const T*>(gather_.w) + item.group * gather_.w_group +
+               item.channel * gather_.w_filled + part.depth_block(block).first;
+      }
+    }
+    if (!plan_.images_are_shared()) return shared_weight(part, item.group, item.channel, block);
+    pack_weight(part, item.group, item.channel, item.channels, block, scratch);
+    return scratch;
+  }
+
   // The product of one block of the sum, added to `totals` or stored.
   void multiply_block(const GemmClass& part, const Item& item, const StripPixels& pixels,
                       const bool* inside, std::int64_t n, std::int64_t block, const C* image,
@@ -215,8 +227,9 @@ class GemmKernel {
     const std::int64_t lanes = kPixelsAreRows ? item.channels : pixels.count;
     const RowTiles tiles(rows, kGemmRows, true);
     const std::int64_t panels = ceil_divide(lanes, kLanesOfPanel);
-    const std::int64_t pitch =
-        in_place(part) ? gather_.source_strides.column : part.template pitch<C>();
+    const std::int64_t pitch = in_place(part)      ? gather_.source_strides.column
+                               : weight_in_place() ? gather_.w_filled
+                                                   : part.template pitch<C>();
     bool sees_image[StripPixels::kMost];
     for (std::int64_t tile = 0; kPixelsAreRows && tile < tiles.count; ++tile)
       sees_image[tile] = any_of(inside + tiles.first(tile), tiles.rows(tile));

@@ -1,6 +1,15 @@
 // The weight operand of direct.gemm: filled channels by terms of the sum, in the order that the
 // image operand has.
 
+// Whether w is its own packed operand where filled channels are rows: a row of source channels for
+// each of them, seen through one tap. Rows 2 KiB apart would push each other out of the cache.
+template <class T>
+inline bool weight_rows_in_place(const Gather& gather) {
+  if (!std::is_same_v<T, Compute<T>> || gather.kernel_area() != 1) return false;
+  const std::int64_t pitch = gather.w_filled * static_cast<std::int64_t>(sizeof(T));
+  return gather.w_source == 1 && pitch % 2048 != 0;
+}
+
 // A filled channel of a group and its source channel and tap in w.
 template <class T>
 class GemmWeight {

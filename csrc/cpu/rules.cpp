@@ -222,9 +222,43 @@ Refusal not_for_tiles_of_4x4(const Problem& problem) {
   return suits_tiles_of_4x4(problem, shape) ? nullptr : "tiles of 2x2 have less to transform";
 }
 
+namespace {
+
+bool has_one_row(const Geometry& g) { return g.height.input == 1 && g.height.output == 1; }
+
+// One channel that many filters read: the first layer of gray images, or of sound.
+Refusal better_as_stem(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (g.groups > 1 || g.out_channels < 16) return nullptr;
+  const bool nhwc = problem.layout == Layout::kNhwc;
+  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
+  if (problem.slot == Slot::kWeight && g.out_channels >= 32)
+    return "filters of the only channel are lanes of direct.channels";
+  return problem.slot == Slot::kInput && (nhwc || has_stride)
+             ? "fills the only plane by sums over many, which direct.planes does side by side"
+             : nullptr;
+}
+
+}  // namespace
+
+Refusal better_by_rows_or_lanes(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  if (const Refusal reason = better_as_stem(problem)) return reason;
+  if (problem.layout == Layout::kNchw) {
+    if (has_one_row(g)) return "rows of a tile would be empty: the image has one";
+    return problem.slot != Slot::kWeight && g.width.output < 4 && g.height.output >= 16
+               ? "columns would leave vectors empty"
+               : nullptr;
+  }
+  return problem.slot != Slot::kWeight && g.groups < 8 && g.output_area() >= 4096
+             ? "so few channels would leave vectors empty"
+             : nullptr;
+}
+
 Refusal small_depthwise_kernel(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t taps = g.kernel_area();
+  if (has_one_row(g) && taps >= (problem.layout == Layout::kNhwc ? 3 : 16)) return nullptr;
   const bool is_short = problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16;
   const bool is_dilated = g.height.dilation > 1 || g.width.dilation > 1;
   constexpr Refusal kFewTaps = "few taps do not pay for copying pixels";
@@ -359,8 +393,10 @@ Refusal better_without_packing(const Problem& problem) {
   const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
   if (!forward && !nhwc && has_stride && (overlap || g.input_area() >= 784))
     return "direct.channels fills all columns of a row at once, whatever the stride";
-  // Of few pixels, packing is cheap beside the weight, except in the planes of a strided gradient.
-  const bool many_pixels = !few_packed_pixels(g) || (!forward && !nhwc && has_stride);
+  // Of few pixels, packing is cheap beside the weight, except for many taps and in the planes of a
+  // strided gradient.
+  const bool many_pixels =
+      !few_packed_pixels(g) || g.kernel_area() >= 16 || (!forward && !nhwc && has_stride);
   if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
     return "taps share pixels: direct.channels packs each once for all taps";
   if (!forward && is_patch(g) && !few_packed_pixels(g) && g.output_area() <= 4096)
@@ -430,7 +466,8 @@ Refusal many_channels_for_weights(const Problem& problem) {
   // merged rows of direct.channels.
   const std::int64_t most = g.groups > 1 ? 32 : in <= 4 ? 0 : g.output_area() >= 512 ? 64 : 15;
   const bool few_filters = g.groups > 1 && out <= 4 && problem.layout == Layout::kNchw;
-  return (in <= most && out <= most) || few_filters || in == 1 ? nullptr : kEnoughToBeLanes;
+  return (in <= most && out <= most) || few_filters || (in == 1 && g.groups > 1) ? nullptr
+                                                                                 : kEnoughToBeLanes;
 }
 
 }  // namespace handconv

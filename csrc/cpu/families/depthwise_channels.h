@@ -14,8 +14,8 @@ constexpr const char* kAboutChannels = "lanes are channels, each a group of its 
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<DepthwiseChannelsKernel>      (kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, never_refuse),
-    make_row<DepthwiseChannelsKernel>      (kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, never_refuse),
-    make_row<DepthwiseChannelsWeightKernel>(kChannels, Slot::kWeight, Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, never_refuse),
+    make_row<DepthwiseChannelsKernel>      (kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, better_by_rows_or_lanes),
+    make_row<DepthwiseChannelsKernel>      (kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, better_by_rows_or_lanes),
+    make_row<DepthwiseChannelsWeightKernel>(kChannels, Slot::kWeight, Algorithm::kDirect, kAboutChannels, needs_nhwc_and_depthwise, better_by_rows_or_lanes),
 };
 // clang-format on

@@ -18,7 +18,7 @@ constexpr const char* kAboutPlanes =
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<DepthwisePlanesKernel>      (kPlanes, Slot::kOutput, Algorithm::kDirect, kAboutPlanes, needs_nchw_and_depthwise, never_refuse),
-    make_row<DepthwisePlanesKernel>      (kPlanes, Slot::kInput,  Algorithm::kDirect, kAboutPlanes, needs_nchw_and_depthwise, never_refuse),
+    make_row<DepthwisePlanesKernel>      (kPlanes, Slot::kOutput, Algorithm::kDirect, kAboutPlanes, needs_nchw_and_depthwise, better_by_rows_or_lanes),
+    make_row<DepthwisePlanesKernel>      (kPlanes, Slot::kInput,  Algorithm::kDirect, kAboutPlanes, needs_nchw_and_depthwise, better_by_rows_or_lanes),
 };
 // clang-format on

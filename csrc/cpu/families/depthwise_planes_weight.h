@@ -17,6 +17,6 @@ constexpr const char* kAboutPlanes =
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<DepthwisePlanesWeightKernel>(kPlanes, Slot::kWeight, Algorithm::kDirect, kAboutPlanes, needs_nchw_and_depthwise, never_refuse),
+    make_row<DepthwisePlanesWeightKernel>(kPlanes, Slot::kWeight, Algorithm::kDirect, kAboutPlanes, needs_nchw_and_depthwise, better_by_rows_or_lanes),
 };
 // clang-format on
