@@ -279,7 +279,9 @@ SMALL_CASES: tuple[Case, ...] = (
         "dilation 3x2, images of unequal size", (2, 33, 13, 15), 20, 3, padding=2, dilation=(3, 2)
     ),
     _small("dilation 6, images of 5x5 and 6x6", (1, 34, 33, 32), 33, 3, padding=6, dilation=6),
-    _small("dilation 8 reaches past the image", (2, 19, 16, 12), 35, (4, 5), padding=16, dilation=8),
+    _small(
+        "dilation 8 reaches past the image", (2, 19, 16, 12), 35, (4, 5), padding=16, dilation=8
+    ),
     _small("dilation 2 stride 2", (1, 5, 12, 13), 6, 3, stride=2, padding=2, dilation=2),
     _small("dilation 4 stride 6", (1, 3, 21, 22), 4, 3, stride=6, padding=4, dilation=4),
     _small("dilation 3 stride 2", (2, 3, 11, 14), 4, (2, 3), stride=2, padding=3, dilation=3),

@@ -34,8 +34,14 @@ CHOSEN = [
     for channels, size in ((32, 14), (32, 28), (48, 20), (64, 28), (96, 33), (256, 14), (256, 20))
 ] + [
     Case(f"{C} channels, {s}, dilation {d}", 1, C, s, s, C, (3, 3), (1, 1), (d, d), (d, d))
-    for C, s, d in ((64, 14, 2), (128, 28, 2), (192, 28, 4))
+    for C, s, d in ((64, 14, 2), (128, 28, 2), (192, 28, 4), (256, 33, 6))
 ]
+# Small dilated images, which tiles of the weight gradient fit badly.
+DIRECT_FOR_WEIGHTS = (
+    "64 channels, 14, dilation 2",
+    "192 channels, 28, dilation 4",
+    "256 channels, 33, dilation 6",
+)
 by_chosen = pytest.mark.parametrize(
     ("slot", "case"), list(itertools.product(SLOTS, CHOSEN)), ids=str
 )
@@ -77,7 +83,8 @@ def test_error_is_at_most_twice_that_of_torch(
 ) -> None:
     """With the points 0, +-1, +-2 the error of normal inputs is thrice torch's at 64 channels; that
     of weight gradients by tiles of 4x4 is up to five times torch's."""
-    assert ".winograd." in getattr(explained(case, layout), slot).kernel
+    is_direct = slot == "weight_grad" and case.name in DIRECT_FOR_WEIGHTS
+    assert (".winograd." in getattr(explained(case, layout), slot).kernel) != is_direct
 
     def operands_in(layout: str) -> Operands:
         first, second, _ = operands_of(case, slot, torch.float32, layout, integers=False)
