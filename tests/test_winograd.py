@@ -126,7 +126,7 @@ def test_auto_takes_it_for_3x3_windows_alone(layout: str) -> None:
     for other in (
         Case("5x5", 1, 64, 28, 28, 64, (5, 5), padding=(2, 2)),
         Case("stride 2", 1, 64, 28, 28, 64, (3, 3), (2, 2), (1, 1)),
-        Case("dilation 12", 1, 64, 28, 28, 64, (3, 3), padding=(12, 12), dilation=(12, 12)),
+        Case("dilation 12", 1, 256, 33, 33, 64, (3, 3), padding=(12, 12), dilation=(12, 12)),
         Case("6x6 image", 1, 64, 6, 6, 64, (3, 3), padding=(1, 1)),
         Case("depthwise", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1), groups=64),
         Case("few channels", 1, 3, 28, 28, 64, (3, 3), padding=(1, 1)),
