@@ -3,13 +3,8 @@
 //
 //     filled[i, c] = bias[c] + sum over taps of w[c, tap] * source[i s + offset(tap), c]
 //
-// A tile is kPixels pixels of a row by kVectors vectors of channels, its sums in registers. A row
-// of the kernel is walked in runs of up to 3 taps (depthwise_columns.h): kPixels + 2 loads of
-// source pixels serve 3 kPixels multiply-adds; dilated taps load for themselves. 3x3 is bound by
-// memory: 8 bytes for 18 FLOPs in float32, so the vectors of a pixel are innermost, two at a time,
-// which keeps few pages in flight, and rows are read in the order in which they lie. Tried:
-// software prefetch and non-temporal stores, both slower; 2 rows by 7 pixels by one vector, slower
-// by up to 15%.
+// by the tiles of depthwise_channels_tile.h. 3x3 is bound by memory: 8 bytes for 18 FLOPs in
+// float32, so rows are read in the order in which they lie.
 //
 // A group may have several output channels (a multiplier M). Lanes are output channels then too:
 // the convolution repeats the channels of x, and the input gradient adds up M lanes at the end.
@@ -26,101 +21,20 @@ class DepthwiseChannelsKernel {
   }
 
  private:
-  static constexpr int kPixels = 7, kVectors = kVectorBytes == 64 ? 2 : 1;
-  static constexpr int kMaxTaps = 3;  // of a run; more serve windows that direct.packed takes
-  static constexpr std::int64_t kStripRows = 2;  // of each class, that make an item
-  static constexpr std::int64_t L = kLanes<C>;
-
-  // A run of taps of one row of the kernel, as a row of tiles goes through it.
-  struct Step {
-    const T* line;  // the column that the first pixel of the row reads, channel 0
-    std::int64_t weight, weight_step;  // of the first tap, and from one to the next
-    std::uint32_t inside;              // which columns of a tile lie inside
-    std::int32_t taps;
-  };
-
-  // How the work is cut, and what lies where in the workspace.
-  struct Plan {
-    Plan(const Problem& problem, const Buffers& buffers)
-        : gather(problem, buffers),
-          out_channels(problem.geometry.out_channels),
-          multiplier(problem.geometry.out_channels_per_group()),
-          adds_lanes(problem.slot == Slot::kInput && multiplier > 1),
-          block_vectors(adds_lanes ? multiplier : 1) {
-      const std::int64_t filled = gather.groups * gather.filled_channels;
-      blocks = ceil_divide(filled, L);
-      strips = ceil_divide(gather.rows.classes()[0].count, kStripRows);
-      // The weight of a chunk stays in the L1 cache, and there are items enough for many threads.
-      constexpr std::int64_t kChunkBytes = 24 << 10, kItems = 16, kPackedBytes = 64 << 10;
-      const std::int64_t bytes = blocks * block_weights() * static_cast<std::int64_t>(sizeof(C));
-      // Rows of the source that strips share should still lie in the L2 cache when the next strip
-      // comes: if they are too long for that, an item takes fewer channels of more of them.
-      constexpr std::int64_t kWindowBytes = 4096 << 10;
-      const std::int64_t window = window_bytes();
-      packs_all = bytes <= kPackedBytes && window <= kWindowBytes;
-      chunks = ceil_divide(bytes, kChunkBytes);
-      if (window > kWindowBytes) chunks = larger(chunks, ceil_divide(window, kWindowBytes / 2));
-      while (chunks * strips < kItems) chunks *= 2;
-      if (chunks > blocks) chunks = blocks;
-    }
-
-    // Of the source rows that a strip reads.
-    std::int64_t window_bytes() const {
-      const AxisClass& rows = gather.rows.classes()[0];
-      const std::int64_t taps = rows.taps.count;
-      if (taps == 0) return 0;
-      const std::int64_t reach = rows.taps[taps - 1].offset - rows.taps[0].offset;
-      return (larger(reach, -reach) + kStripRows * rows.source_step) * gather.source_strides.row *
-             static_cast<std::int64_t>(sizeof(T));
-    }
-    std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
-    std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
-    std::int64_t packed_blocks() const { return packs_all ? blocks : ceil_divide(blocks, chunks); }
-
-    WorkspaceSize size() const {
-      const std::int64_t sums = adds_lanes ? kPixels * block_vectors * L : 0;
-      return {static_cast<std::size_t>(runs_offset() + run_bytes()),
-              kHeaderBytes + static_cast<std::size_t>(step_bytes()) +
-                  sizeof(C) * static_cast<std::size_t>(packed_blocks() * block_weights() + sums)};
-    }
-    std::int64_t runs_offset() const {
-      return gather.columns.classes().count * static_cast<std::int64_t>(sizeof(ColumnPlan));
-    }
-    std::int64_t run_bytes() const {
-      return gather.columns.kernel_size * static_cast<std::int64_t>(sizeof(TapRun));
-    }
-    std::int64_t step_bytes() const {
-      return (gather.kernel_area() * static_cast<std::int64_t>(sizeof(Step)) + 63) / 64 * 64;
-    }
-
-    Gather gather;
-    std::int64_t out_channels, multiplier;
-    bool adds_lanes;
-    std::int64_t block_vectors;  // of lanes that make one vector of filled channels
-    std::int64_t blocks, strips, chunks;
-    bool packs_all;  // a thread packs the whole weight, once
-  };
+  using PixelTile = DepthwiseChannelsTile<T>;
+  using Step = typename PixelTile::Step;
+  using Spot = typename PixelTile::Spot;
+  using Plan = DepthwiseChannelsPlan<T>;
+  static constexpr int kPixels = PixelTile::kPixels;
+  static constexpr std::int64_t kStripRows = Plan::kStripRows, L = kLanes<C>;
 
   // The workspace of a thread: which chunk its weight is of, the steps of a tile, the weight as
   // [vector][tap row][tap column][lane], the sums of a tile whose lanes are added up.
-  static constexpr std::size_t kHeaderBytes = 64;
   struct Scratch {
     std::int64_t* chunk;
     Step* steps;
     C* weights;
     C* sums;
-  };
-
-  // Where a tile lies, and how it is filled: the same for every vector of channels.
-  struct Spot {
-    std::int64_t pixel_count;   // that exist
-    T* filled;                  // its first pixel
-    std::int64_t filled_pixel;  // from one to the next
-    Span<Step> steps;
-    std::int64_t source;         // from the lines of the steps to those of the tile
-    std::int64_t unit;           // between columns of the source
-    std::int64_t block_weights;  // from the weight of a vector to that of the next
-    bool is_interior;            // every column of every step lies inside
   };
 
   DepthwiseChannelsKernel(const Problem& problem, const Buffers& buffers,
@@ -136,7 +50,8 @@ class DepthwiseChannelsKernel {
       ColumnPlan& plan = columns[columns_.count++];
       // Dilated taps that shared loads would leave tiles of every so many pixels half empty.
       const bool shares = columns_apart(axis) == 1;
-      plan = plan_columns(axis, gather_.columns.source_size, shares ? kMaxTaps : 1, runs);
+      plan =
+          plan_columns(axis, gather_.columns.source_size, shares ? PixelTile::kMaxTaps : 1, runs);
       runs += plan.runs.count;
     }
     columns_.first = columns;
@@ -166,9 +81,10 @@ class DepthwiseChannelsKernel {
 
   Scratch scratch_of(int thread) const {
     auto* base = workspace_.of_thread<char>(thread);
-    auto* weights = reinterpret_cast<C*>(base + kHeaderBytes + plan_.step_bytes());
-    return {reinterpret_cast<std::int64_t*>(base), reinterpret_cast<Step*>(base + kHeaderBytes),
-            weights, weights + plan_.packed_blocks() * plan_.block_weights()};
+    auto* weights = reinterpret_cast<C*>(base + Plan::kHeaderBytes + plan_.step_bytes());
+    return {reinterpret_cast<std::int64_t*>(base),
+            reinterpret_cast<Step*>(base + Plan::kHeaderBytes), weights,
+            weights + plan_.packed_blocks() * plan_.block_weights()};
   }
 
   void pack(std::int64_t first_block, std::int64_t last_block, const Scratch& scratch) const {
@@ -283,7 +199,7 @@ class DepthwiseChannelsKernel {
         continue;
       }
       const std::int64_t lane = block * L;
-      if constexpr (kVectors == 2) {
+      if constexpr (PixelTile::kVectors == 2) {
         if (may_pair && block + 1 < last_block && lane + 2 * L <= plan_.out_channels) {
           const auto all = mask_between<C>(0, L);
           const Vector<C> start[2] = {start_of(lane, all), start_of(lane + L, all)};
@@ -298,10 +214,11 @@ class DepthwiseChannelsKernel {
       T* filled = spot.filled + lane;
       if (plan_.multiplier > 1) {
         const RepeatedLanes<T> repeated{lanes.x_mask, lanes.index};
-        fill_tile<1, true>(spot, lanes.x_first(), weights, start, repeated, filled, lanes.mask);
+        PixelTile::template fill<1, true>(spot, lanes.x_first(), weights, start, repeated, filled,
+                                          lanes.mask);
       } else if (!lanes.is_full()) {
         const TailLanes<T> tail{lanes.mask};
-        fill_tile<1, true>(spot, lane, weights, start, tail, filled, lanes.mask);
+        PixelTile::template fill<1, true>(spot, lane, weights, start, tail, filled, lanes.mask);
       } else {
         fill_full_tile<1>(spot, lane, weights, start);
       }
@@ -315,8 +232,10 @@ class DepthwiseChannelsKernel {
                                              const Vector<C> (&start)[V]) {
     T* filled = spot.filled + lane;
     const Mask<C> all = mask_between<C>(0, L);
-    spot.is_interior ? fill_tile<V, false>(spot, lane, weights, start, FullLanes<T>{}, filled, all)
-                     : fill_tile<V, true>(spot, lane, weights, start, FullLanes<T>{}, filled, all);
+    spot.is_interior ? PixelTile::template fill<V, false>(spot, lane, weights, start,
+                                                          FullLanes<T>{}, filled, all)
+                     : PixelTile::template fill<V, true>(spot, lane, weights, start, FullLanes<T>{},
+                                                         filled, all);
   }
 
   Vector<C> start_of(std::int64_t channel, Mask<C> mask) const {
@@ -336,8 +255,8 @@ class DepthwiseChannelsKernel {
       if (first >= plan_.out_channels) break;
       const auto mask = mask_between<C>(0, plan_.out_channels - first);
       const Vector<C> zero[1] = {};
-      fill_tile<1, true>(sums_spot, first, weights, zero, TailLanes<T>{mask}, scratch.sums + v * L,
-                         mask_between<C>(0, L));
+      PixelTile::template fill<1, true>(sums_spot, first, weights, zero, TailLanes<T>{mask},
+                                        scratch.sums + v * L, mask_between<C>(0, L));
     }
     const auto mask = mask_between<C>(0, gather_.filled_channels * gather_.groups - block * L);
     const Vector<C> start = start_of(block * L, mask);
@@ -349,78 +268,6 @@ class DepthwiseChannelsKernel {
       }
       store_masked(spot.filled + p * spot.filled_pixel + block * L, sum, mask);
     }
-  }
-
-  // Fills the pixels of a tile by V vectors, into elements of type U from `filled` on.
-  template <int V, bool kChecked, class Load, class U>
-  [[gnu::noinline]] static void fill_tile(const Spot& spot, std::int64_t source_channel,
-                                          const C* weights, const Vector<C> (&start)[V],
-                                          Load load_pixel, U* filled, Mask<C> mask) {
-    BlockedTile<C, kPixels, V> tile;
-#pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) tile.block.sums[p][v] = start[v];
-    }
-    source_channel += spot.source;
-    for (const Step& step : spot.steps) {
-      switch (step.taps) {
-        case 1:
-          add_step<1, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
-          break;
-        case 2:
-          add_step<2, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
-          break;
-        default:
-          add_step<kMaxTaps, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
-      }
-      tile.note_terms(step.taps);
-    }
-    tile.finish();
-#pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) {
-      if (p >= spot.pixel_count) break;
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        store_masked(pixel_at(filled + v * L, p, spot.filled_pixel), tile.block.sums[p][v], mask);
-      }
-    }
-  }
-
-  // K taps, which read K + kPixels - 1 columns of a line.
-  template <int K, bool kChecked, int V, class Load>
-  HANDCONV_INLINE static void add_step(BlockedTile<C, kPixels, V>& tile, const Spot& spot,
-                                       const Step& step, std::int64_t channel, const C* weights,
-                                       Load load_pixel) {
-    const T* line = step.line + channel;
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v, line += L, weights += spot.block_weights) {
-      Vector<C> weight[K];
-#pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) weight[k] = load(weights + step.weight + k * step.weight_step);
-#pragma GCC unroll 16
-      for (int j = 0; j < kPixels + K - 1; ++j) {
-        // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
-        // costs more, and so does a jump for every column that lies inside.
-        if (kChecked && __builtin_expect(!(step.inside >> j & 1), 0)) continue;
-        Vector<C> pixel = load_pixel(pixel_at(line, j, spot.unit));
-        if (K > 1) pixel = in_register(pixel);
-#pragma GCC unroll 4
-        for (int k = 0; k < K; ++k) {
-          const int p = j - k;
-          if (p < 0 || p >= kPixels) continue;
-          tile.block.sums[p][v] = fma(pixel, weight[k], tile.block.sums[p][v]);
-        }
-      }
-    }
-  }
-
-  // line + i * unit from multiples of unit that several pixels share and that addresses scale.
-  template <class U>
-  HANDCONV_INLINE static U* pixel_at(U* line, int i, std::int64_t unit) {
-    U* base = i < 5 ? line : line + 5 * unit;
-    const int rest = i % 5;
-    return rest == 3 ? base + 3 * unit : base + rest * unit;
   }
 
   Plan plan_;

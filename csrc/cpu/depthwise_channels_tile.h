@@ -1,0 +1,108 @@
+// The register tile of direct.depthwise.channels: kPixels pixels of a row by kVectors vectors of
+// channels. A row of the kernel is walked in runs of up to 3 taps (depthwise_columns.h):
+// kPixels + 2 loads of source pixels serve 3 kPixels multiply-adds; dilated taps load for
+// themselves. The vectors of a pixel are innermost, which keeps few pages in flight. Tried:
+// software prefetch and non-temporal stores, both slower; 2 rows by 7 pixels by one vector, slower
+// by up to 15%.
+
+template <class T>
+struct DepthwiseChannelsTile {
+  using C = Compute<T>;
+
+  static constexpr int kPixels = 7, kVectors = kVectorBytes == 64 ? 2 : 1;
+  static constexpr int kMaxTaps = 3;  // of a run; more serve windows that direct.packed takes
+  static constexpr std::int64_t L = kLanes<C>;
+
+  // A run of taps of one row of the kernel, as a row of tiles goes through it.
+  struct Step {
+    const T* line;  // the column that the first pixel of the row reads, channel 0
+    std::int64_t weight, weight_step;  // of the first tap, and from one to the next
+    std::uint32_t inside;              // which columns of a tile lie inside
+    std::int32_t taps;
+  };
+
+  // Where a tile lies, and how it is filled: the same for every vector of channels.
+  struct Spot {
+    std::int64_t pixel_count;   // that exist
+    T* filled;                  // its first pixel
+    std::int64_t filled_pixel;  // from one to the next
+    Span<Step> steps;
+    std::int64_t source;         // from the lines of the steps to those of the tile
+    std::int64_t unit;           // between columns of the source
+    std::int64_t block_weights;  // from the weight of a vector to that of the next
+    bool is_interior;            // every column of every step lies inside
+  };
+
+  // Fills the pixels of a tile by V vectors, into elements of type U from `filled` on.
+  template <int V, bool kChecked, class Load, class U>
+  [[gnu::noinline]] static void fill(const Spot& spot, std::int64_t source_channel,
+                                     const C* weights, const Vector<C> (&start)[V], Load load_pixel,
+                                     U* filled, Mask<C> mask) {
+    BlockedTile<C, kPixels, V> tile;
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) tile.block.sums[p][v] = start[v];
+    }
+    source_channel += spot.source;
+    for (const Step& step : spot.steps) {
+      switch (step.taps) {
+        case 1:
+          add_step<1, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
+          break;
+        case 2:
+          add_step<2, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
+          break;
+        default:
+          add_step<kMaxTaps, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
+      }
+      tile.note_terms(step.taps);
+    }
+    tile.finish();
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) {
+      if (p >= spot.pixel_count) break;
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        store_masked(pixel_at(filled + v * L, p, spot.filled_pixel), tile.block.sums[p][v], mask);
+      }
+    }
+  }
+
+ private:
+  // K taps, which read K + kPixels - 1 columns of a line.
+  template <int K, bool kChecked, int V, class Load>
+  HANDCONV_INLINE static void add_step(BlockedTile<C, kPixels, V>& tile, const Spot& spot,
+                                       const Step& step, std::int64_t channel, const C* weights,
+                                       Load load_pixel) {
+    const T* line = step.line + channel;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v, line += L, weights += spot.block_weights) {
+      Vector<C> weight[K];
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) weight[k] = load(weights + step.weight + k * step.weight_step);
+#pragma GCC unroll 16
+      for (int j = 0; j < kPixels + K - 1; ++j) {
+        // The same for all lanes and rarely mispredicted; a path of its own for pixels at the edge
+        // costs more, and so does a jump for every column that lies inside.
+        if (kChecked && __builtin_expect(!(step.inside >> j & 1), 0)) continue;
+        Vector<C> pixel = load_pixel(pixel_at(line, j, spot.unit));
+        if (K > 1) pixel = in_register(pixel);
+#pragma GCC unroll 4
+        for (int k = 0; k < K; ++k) {
+          const int p = j - k;
+          if (p < 0 || p >= kPixels) continue;
+          tile.block.sums[p][v] = fma(pixel, weight[k], tile.block.sums[p][v]);
+        }
+      }
+    }
+  }
+
+  // line + i * unit from multiples of unit that several pixels share and that addresses scale.
+  template <class U>
+  HANDCONV_INLINE static U* pixel_at(U* line, int i, std::int64_t unit) {
+    U* base = i < 5 ? line : line + 5 * unit;
+    const int rest = i % 5;
+    return rest == 3 ? base + 3 * unit : base + rest * unit;
+  }
+};

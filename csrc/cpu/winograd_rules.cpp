@@ -1,0 +1,142 @@
+// Who takes Winograd's tiles.
+
+#include "cpu/integers.h"
+#include "cpu/rules.h"
+#include "cpu/rules_shape.h"
+#include "cpu/taps.h"
+
+namespace handconv {
+namespace {
+
+// Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
+// 32 channels, 1.5 at 64 and 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at
+// 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of 7x7 that
+// holds from 512 on. 16-bit types round more at the store.
+bool hides_rounding_of_4x4(const Problem& problem, const Shape& shape) {
+  if (problem.dtype != DType::kFloat32) return true;
+  const Geometry& g = problem.geometry;
+  const std::int64_t dilation = larger(g.height.dilation, g.width.dilation);
+  if (dilation > 4) return false;
+  if (shape.side < 12) return shape.source >= 512;
+  return shape.source >= (dilation > 2 ? 192 : dilation > 1 ? 128 : 64);
+}
+
+// Along an axis: products of filled and source elements that a direct kernel multiplies, which
+// passes over the padding, and those of tiles of m. A dilated image is as many small ones, which
+// tiles may fit badly.
+std::int64_t direct_products(const Axis& axis) {
+  std::int64_t products = 0;
+  for (std::int64_t k = 0; k < axis.kernel; ++k) {
+    const Range inside = outputs_inside(axis, k);
+    products += inside.last - inside.first;
+  }
+  return products;
+}
+std::int64_t tile_products(const Problem& problem, const Axis& axis, std::int64_t m) {
+  const std::int64_t tiled = problem.slot == Slot::kInput ? axis.input : axis.output;
+  const std::int64_t size = tiled / axis.dilation, images_of_one_more = tiled % axis.dilation;
+  const std::int64_t tiles = images_of_one_more * ceil_divide(size + 1, m) +
+                             (axis.dilation - images_of_one_more) * ceil_divide(size, m);
+  return tiles * (m + 2);
+}
+std::int64_t tile_products(const Problem& problem, std::int64_t m) {
+  const Geometry& g = problem.geometry;
+  return tile_products(problem, g.height, m) * tile_products(problem, g.width, m);
+}
+
+// Images of 14x14 have so few tiles of 4x4 that only long sums make up for their transforms.
+bool suits_tiles_of_4x4(const Problem& problem, const Shape& shape) {
+  const std::int64_t fewest = shape.side >= 20 ? 32 : shape.side >= 12 ? 128 : 512;
+  return hides_rounding_of_4x4(problem, shape) && shape.source >= fewest && shape.filled >= 32 &&
+         10 * tile_products(problem, 4) < 9 * tile_products(problem, 2);
+}
+
+// Dilated images are so small that tiles of 2x2 and of 4x4 may fit them badly. Rounding is less
+// than that of tiles of 4x4, and does not show beside sums over many channels; but where the window
+// reaches so far that most taps see padding, F.conv2d has 2 to 2.5 times less.
+bool suits_tiles_of_3x3(const Problem& problem, const Shape& shape) {
+  const Geometry& g = problem.geometry;
+  const std::int64_t dilation = larger(g.height.dilation, g.width.dilation);
+  return dilation > 1 && shape.side >= 4 * dilation && shape.source >= 256 &&
+         !suits_tiles_of_4x4(problem, shape) &&
+         10 * tile_products(problem, 3) < 9 * tile_products(problem, 2);
+}
+
+constexpr Refusal kWinogradIsOff = "Winograd is switched off";
+
+// Groups so small that the transforms of their tiles cost more than the products they save.
+bool are_small_groups(const Problem& problem, const Shape& shape) {
+  if (problem.geometry.groups == 1) return false;
+  const std::int64_t most = shape.side < 20 ? 32 : problem.layout == Layout::kNchw ? 24 : 16;
+  return shape.source <= most && shape.filled <= most;
+}
+
+constexpr Refusal kTilesFitBadly =
+    "tiles would multiply hardly less: they fit badly, or many taps see padding";
+bool tiles_fit_badly(const Problem& problem, std::int64_t m) {
+  const Geometry& g = problem.geometry;
+  return 3 * direct_products(g.height) * direct_products(g.width) < 4 * tile_products(problem, m);
+}
+
+Refusal too_small_for_winograd(const Problem& problem, const Shape& shape, std::int64_t m) {
+  if (tiles_fit_badly(problem, m)) return kTilesFitBadly;
+  if (shape.source < 16 || shape.filled < 16)
+    return "few channels per group: transforming tiles would outweigh their products";
+  return shape.side >= 7 ? nullptr : "transforming the weight would outweigh the products";
+}
+
+}  // namespace
+
+Refusal not_for_tiles_of_2x2(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Shape shape(problem);
+  if (are_small_groups(problem, shape))
+    return "groups are small: their transforms outweigh the products saved";
+  if (suits_tiles_of_4x4(problem, shape)) return "tiles of 4x4 do less work";
+  return suits_tiles_of_3x3(problem, shape) ? "tiles of 3x3 fit the dilated images better"
+                                            : too_small_for_winograd(problem, shape, 2);
+}
+
+Refusal not_for_tiles_of_3x3(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Shape shape(problem);
+  return suits_tiles_of_3x3(problem, shape) ? too_small_for_winograd(problem, shape, 3)
+                                            : "tiles of 2x2 or of 4x4 fit as well";
+}
+
+Refusal not_for_tiles_of_4x4(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Shape shape(problem);
+  if (!hides_rounding_of_4x4(problem, shape)) return "few channels per group: rounding would show";
+  if (const Refusal reason = too_small_for_winograd(problem, shape, 4)) return reason;
+  return suits_tiles_of_4x4(problem, shape) ? nullptr : "tiles of 2x2 have less to transform";
+}
+
+namespace {
+
+Refusal not_for_winograd_weights(const Problem& problem, std::int64_t m) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Geometry& g = problem.geometry;
+  if (2 * direct_products(g.height) * direct_products(g.width) < 3 * tile_products(problem, m))
+    return kTilesFitBadly;
+  if (smaller(g.in_channels_per_group(), g.out_channels_per_group()) < 32)
+    return "few channels per group: transforming tiles would outweigh their products";
+  if (smaller(g.height.output, g.width.output) < 12)
+    return "few tiles: transforming the weight would outweigh their products";
+  return too_large_to_convert(problem);
+}
+
+}  // namespace
+
+Refusal not_for_weights_by_2x2(const Problem& problem) {
+  if (const Refusal reason = not_for_winograd_weights(problem, 2)) return reason;
+  return problem.dtype == DType::kFloat32 ? nullptr : "tiles of 4x4 do less work";
+}
+
+// F.conv2d sums in blocks over pixels: 2 to 5 times less rounding than tiles of 4x4 have.
+Refusal not_for_weights_by_4x4(const Problem& problem) {
+  if (const Refusal reason = not_for_winograd_weights(problem, 4)) return reason;
+  return problem.dtype == DType::kFloat32 ? "rounding would show" : nullptr;
+}
+
+}  // namespace handconv
