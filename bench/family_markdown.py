@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cases import LAYOUTS, SLOTS
 from measuring import Measurement, Summary, dtype_name, summarize
-from table import LAYOUT_TITLES, MEAN_OF, SLOT_TITLES, families_of, rivals_of, statistic_of
+from table import (
+    EQUAL,
+    LAYOUT_TITLES,
+    MEAN_OF,
+    SLOT_TITLES,
+    families_of,
+    rivals_of,
+    statistic_of,
+    summary_columns,
+)
 
 # A single ratio below this is a loss, and not what a noisy machine makes of a draw.
-LOSS = 0.95
+LOSS = 1 - EQUAL
 
 
 def family_tables(measurements: Sequence[Measurement]) -> str:
@@ -28,8 +36,7 @@ def _family_table(measurements: Sequence[Measurement], rival: str) -> Iterator[s
     dtype = dtype_name(measurements[0].dtype)
     yield f"{dtype}: time of {rival} / time of handconv, {MEAN_OF[which]}"
     yield ""
-    found = {(m.layout, m.slot) for m in measurements}
-    columns = [(layout, slot) for layout in LAYOUTS for slot in SLOTS if (layout, slot) in found]
+    columns = summary_columns(measurements, rival)
     titles = [f"{LAYOUT_TITLES[layout]}: {SLOT_TITLES[slot]}" for layout, slot in columns]
     yield _line(["family (layers)", *titles])
     yield _line(["---"] * (1 + len(columns)))

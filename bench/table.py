@@ -253,11 +253,16 @@ def statistic_of(measurements: Sequence[Measurement]) -> str:
     return "median" if measurements[0].device == "cuda" else "minimum"
 
 
+def summary_columns(measurements: Sequence[Measurement], rival: str) -> list[tuple[str, str]]:
+    """The layouts and slots that the rival took part in, in the order of tables."""
+    found = {(m.layout, m.slot) for m in measurements if rival in m.results}
+    return [column for column in itertools.product(LAYOUTS, SLOTS) if column in found]
+
+
 def _summary(measurements: Sequence[Measurement], rival: str, with_range: bool) -> Table:
     """Geometric means by family, one column for each layout and slot."""
     which = statistic_of(measurements)
-    columns = list(dict.fromkeys((m.layout, m.slot) for m in measurements if rival in m.results))
-    columns.sort(key=lambda column: (LAYOUTS.index(column[0]), SLOTS.index(column[1])))
+    columns = summary_columns(measurements, rival)
     range_title = " (lowest to highest layer)" if with_range else ""
     table = Table(
         title=f"{dtype_name(measurements[0].dtype)} against {rival}: ratio of "

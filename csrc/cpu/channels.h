@@ -21,35 +21,26 @@ class ChannelsKernel {
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
     const ColumnParts parts(gather);
-    WorkspaceSize size;
+    if (parts.count() == 1) return workspace_of(gather);
+    WorkspaceSize most;
     // The first part, one between two others, and the last.
     for (const std::int64_t i : {std::int64_t{0}, parts.count() / 2, parts.count() - 1}) {
-      const Gather part(gather, parts.columns(i), sizeof(T));
-      const Plan plan(part);
-      const ChannelsWeights<T> weights(part, plan);
-      size.shared = bytes_of<C>(weights.elements() + biases(part, plan));
-      const std::size_t thread = bytes_of<C>(aligned(plan.strip()) + plan.totals());
-      if (thread > size.per_thread) size.per_thread = thread;
+      const WorkspaceSize size = workspace_of(Gather(gather, parts.columns(i), sizeof(T)));
+      if (size.per_thread > most.per_thread) most = size;
     }
-    return size;
+    return most;
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
     const Gather gather(problem, buffers);
     const ColumnParts parts(gather);
-    const Gather first(gather, parts.columns(0), sizeof(T)),
-        last(gather, parts.columns(parts.count() - 1), sizeof(T));
-    const ChannelsKernel kernel(first, workspace);
-    kernel.pack();
     if (parts.count() == 1) {
+      const ChannelsKernel kernel(gather, workspace);
+      kernel.pack();
       return parallel_for(kernel.items(), kernel.cost(),
                           [&](std::int64_t item, int thread) { kernel.run_item(item, thread); });
     }
-    const std::int64_t items = larger(kernel.items(), ChannelsKernel(last, workspace).items());
-    parallel_for(parts.count() * items, kernel.cost(), [&](std::int64_t index, int thread) {
-      const Gather part(gather, parts.columns(index / items), sizeof(T));
-      ChannelsKernel(part, workspace).run_item(index % items, thread);
-    });
+    run_parts(gather, parts, workspace);
   }
 
  private:
@@ -72,6 +63,27 @@ class ChannelsKernel {
         bias_(packed_weights_ + weights_.elements()),
         pixel_step_(gather.columns.classes()[0].step * kLanesOfPanel) {
     for (int r = 0; r < kGemmRows; ++r) tile_offsets_[r] = r * pixel_step_;
+  }
+
+  static WorkspaceSize workspace_of(const Gather& gather) {
+    const Plan plan(gather);
+    const ChannelsWeights<T> weights(gather, plan);
+    return {bytes_of<C>(weights.elements() + biases(gather, plan)),
+            bytes_of<C>(aligned(plan.strip()) + plan.totals())};
+  }
+
+  // The packed weight is the same for all parts.
+  static void run_parts(const Gather& gather, const ColumnParts& parts,
+                        const Workspace& workspace) {
+    const Gather first(gather, parts.columns(0), sizeof(T)),
+        last(gather, parts.columns(parts.count() - 1), sizeof(T));
+    const ChannelsKernel kernel(first, workspace);
+    kernel.pack();
+    const std::int64_t items = larger(kernel.items(), ChannelsKernel(last, workspace).items());
+    parallel_for(parts.count() * items, kernel.cost(), [&](std::int64_t index, int thread) {
+      const Gather part(gather, parts.columns(index / items), sizeof(T));
+      ChannelsKernel(part, workspace).run_item(index % items, thread);
+    });
   }
 
   static std::int64_t biases(const Gather& gather, const Plan& plan) {

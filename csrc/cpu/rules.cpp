@@ -5,6 +5,20 @@
 #include "cpu/taps.h"
 
 namespace handconv {
+namespace {
+
+// 16-bit types, which are converted where they are read.
+bool is_short(const Problem& problem) {
+  return problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16;
+}
+
+bool has_stride(const Geometry& g) { return g.height.stride > 1 || g.width.stride > 1; }
+
+bool windows_overlap(const Geometry& g) {
+  return g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
+}
+
+}  // namespace
 
 Refusal never_refuse(const Problem&) { return nullptr; }
 
@@ -93,17 +107,16 @@ bool suits_broadcasts(const Problem& problem, const Shape& shape) {
   const Geometry& g = problem.geometry;
   if (g.groups == 1 || shape.filled <= 8 || needs_short_sums_and_strides(problem)) return false;
   const bool nchw = problem.layout == Layout::kNchw;
-  const bool is_short = problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16;
-  if (g.height.stride > 1 || g.width.stride > 1) {
+  if (has_stride(g)) {
     // Columns of a strided gradient lie apart in a plane, and are stored one by one.
     if (nchw) return problem.slot == Slot::kOutput || shape.source > 32;
     if (problem.dtype == DType::kFloat64) return false;
     // Every pixel of large images is copied for few taps; direct.channels reaches them in place.
     const std::int64_t most = shape.side < 28 ? 64 : shape.side < 56 ? 32 : 16;
-    return is_short || problem.slot == Slot::kInput || shape.source <= most;
+    return is_short(problem) || problem.slot == Slot::kInput || shape.source <= most;
   }
   // Planes are read in place, where no element is converted for every tap.
-  return !nchw || is_short || (shape.source >= 32 && g.kernel_area() > 1);
+  return !nchw || is_short(problem) || (shape.source >= 32 && g.kernel_area() > 1);
 }
 
 bool has_one_row(const Geometry& g) { return g.height.input == 1 && g.height.output == 1; }
@@ -113,10 +126,9 @@ Refusal better_as_stem(const Problem& problem) {
   const Geometry& g = problem.geometry;
   if (g.groups > 1 || g.out_channels < 16) return nullptr;
   const bool nhwc = problem.layout == Layout::kNhwc;
-  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
   if (problem.slot == Slot::kWeight && g.out_channels >= 32)
     return "filters of the only channel are lanes of direct.channels";
-  return problem.slot == Slot::kInput && (nhwc || has_stride)
+  return problem.slot == Slot::kInput && (nhwc || has_stride(g))
              ? "fills the only plane by sums over many, which direct.planes does side by side"
              : nullptr;
 }
@@ -141,13 +153,12 @@ Refusal small_depthwise_kernel(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t taps = g.kernel_area();
   if (has_one_row(g) && taps >= (problem.layout == Layout::kNhwc ? 3 : 16)) return nullptr;
-  const bool is_short = problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16;
   const bool is_dilated = g.height.dilation > 1 || g.width.dilation > 1;
   constexpr Refusal kFewTaps = "few taps do not pay for copying pixels";
   if (problem.layout == Layout::kNhwc) {
     // Dilation spreads the pixels that a strip needs over too many rows to stay in the cache, and
     // float32 has nothing to convert.
-    const std::int64_t few = is_short ? (is_dilated ? 9 : 25)
+    const std::int64_t few = is_short(problem) ? (is_dilated ? 9 : 25)
                              : is_dilated || problem.dtype == DType::kFloat32 ? 81
                                                                               : 25;
     return taps >= few ? nullptr : kFewTaps;
@@ -155,7 +166,7 @@ Refusal small_depthwise_kernel(const Problem& problem) {
   // Rows of NCHW are transposed, which lanes of columns need not be; but short rows leave those
   // lanes empty, and short types are then converted once.
   const bool is_narrow = g.width.output <= 14;
-  const std::int64_t fewest = is_short                                        ? 25
+  const std::int64_t fewest = is_short(problem)                               ? 25
                               : is_narrow && problem.dtype == DType::kFloat32 ? 49
                                                                               : 81;
   const bool reaches_far = g.height.dilation >= 4 && g.width.dilation >= 4 && taps >= 9;
@@ -185,8 +196,7 @@ Refusal not_a_stem(const Problem& problem) {
 }
 
 Refusal too_large_to_convert(const Problem& problem) {
-  const bool in_place = problem.layout == Layout::kNhwc &&
-                        (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+  const bool in_place = problem.layout == Layout::kNhwc && !is_short(problem);
   const Geometry& g = problem.geometry;
   const std::int64_t x = g.in_channels * g.input_area(), y = g.out_channels * g.output_area();
   constexpr std::int64_t kElements = std::int64_t{1} << 24;
@@ -209,9 +219,8 @@ bool is_patch(const Geometry& g) {
 // image: each pixel is in one patch at most.
 Refusal fills_patches(const Problem& problem) {
   const Geometry& g = problem.geometry;
-  const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
-  return problem.slot == Slot::kInput && g.groups == 1 && g.in_channels <= 4 && !overlap &&
-                 g.kernel_area() >= 64
+  return problem.slot == Slot::kInput && g.groups == 1 && g.in_channels <= 4 &&
+                 !windows_overlap(g) && g.kernel_area() >= 64
              ? "fills large patches of few channels: im2col multiplies them whole"
              : nullptr;
 }
@@ -229,8 +238,7 @@ Refusal needs_pointwise(const Problem& problem) {
 Refusal few_channels_in_place(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-  const bool in_place = problem.layout == Layout::kNhwc &&
-                        (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+  const bool in_place = problem.layout == Layout::kNhwc && !is_short(problem);
   return in_place && smaller(in, out) <= 32 ? "so few channels are better read where they lie"
                                             : nullptr;
 }
@@ -242,22 +250,20 @@ Refusal better_without_packing(const Problem& problem) {
   const Shape shape(problem);
   if (too_large_to_convert(problem)) return nullptr;
   if (nhwc && shape.filled <= 16) return "fills too few channels to pay for packing pixels";
-  const bool overlap = g.height.kernel > g.height.stride || g.width.kernel > g.width.stride;
+  const bool overlap = windows_overlap(g);
   if (!overlap && g.kernel_area() >= 16 && shape.source > 4)
     return "patches of many taps: direct.channels packs whole rows of pixels";
-  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
-  if (!forward && !nhwc && has_stride && (overlap || g.input_area() >= 784))
+  if (!forward && !nhwc && has_stride(g) && (overlap || g.input_area() >= 784))
     return "direct.channels fills all columns of a row at once, whatever the stride";
   // Of few pixels, packing is cheap beside the weight, except for many taps and in the planes of a
   // strided gradient.
   const bool many_pixels =
-      !few_packed_pixels(g) || g.kernel_area() >= 16 || (!forward && !nhwc && has_stride);
+      !few_packed_pixels(g) || g.kernel_area() >= 16 || (!forward && !nhwc && has_stride(g));
   if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
     return "taps share pixels: direct.channels packs each once for all taps";
   if (!forward && is_patch(g) && !few_packed_pixels(g) && g.output_area() <= 4096)
     return "pixels would be packed again for each of a patch";
-  const bool in_place =
-      nhwc && (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
+  const bool in_place = nhwc && !is_short(problem);
   return needs_pointwise(problem) && forward && in_place && many_pixels && shape.source >= 128 &&
                  shape.filled <= 256
              ? "fills so few channels that packing pixels costs more than strips of rows do"
@@ -290,8 +296,7 @@ Refusal needs_some_groups(const Problem& problem) {
 
 Refusal better_in_scratch(const Problem& problem) {
   const Geometry& g = problem.geometry;
-  if (problem.dtype == DType::kBFloat16 || problem.dtype == DType::kFloat16)
-    return "16-bit elements would be converted for every tap";
+  if (is_short(problem)) return "16-bit elements would be converted for every tap";
   if (g.groups == 1) return "no groups";
   return suits_broadcasts(problem, Shape(problem)) ? kBetterBroadcast : nullptr;
 }
@@ -301,8 +306,7 @@ Refusal many_channels_per_group(const Problem& problem) {
   if (const Refusal reason = fills_patches(problem)) return reason;
   if (suits_broadcasts(problem, Shape(problem))) return kBetterBroadcast;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-  const bool has_stride = g.height.stride > 1 || g.width.stride > 1;
-  const bool strided_planes = problem.layout == Layout::kNchw && has_stride;
+  const bool strided_planes = problem.layout == Layout::kNchw && has_stride(g);
   const std::int64_t most = g.groups == 1 ? 15 : strided_planes ? 32 : 16;
   // As lanes they would leave a vector nearly empty.
   const bool fills_few =
