@@ -15,11 +15,6 @@ inline int broadcast_run(const AxisClass& columns, std::int64_t vectors) {
   return vectors == 1 && (adjoin || descend) ? 3 : 1;
 }
 
-// Where the weights of a tap lie, in vectors of a block: the source channel s at first + s * step.
-struct TapPlace {
-  std::int64_t first, step;  // step 0: no position reads through the tap
-};
-
 template <class T>
 class BroadcastWeightPacker {
  public:
@@ -40,53 +35,27 @@ class BroadcastWeightPacker {
 
  private:
   void pack_vector(const T* w, std::int64_t exist, std::int64_t vectors, C* to) const {
-    const std::int64_t area = gather_.kernel_area(), sources = gather_.source_channels;
-    const bool taps_adjoin = gather_.w_column == 1 && gather_.w_row == gather_.columns.kernel_size;
-    const bool sources_adjoin = gather_.w_source == 1 && gather_.w_column == sources &&
-                                gather_.w_row == sources * gather_.columns.kernel_size;
-    if (gather_.w_filled != 1 && taps_adjoin && gather_.w_source == area) {
-      std::int64_t tap = 0, s = 0;
-      for_squares(w, exist, sources * area, [&](Vector<C> lanes) {
-        write(tap, s, lanes, vectors, to);
-        if (++tap == area) {
-          tap = 0;
-          ++s;
-        }
-      });
-    } else if (gather_.w_filled != 1 && sources_adjoin) {
-      std::int64_t tap = 0, s = 0;
-      for_squares(w, exist, sources * area, [&](Vector<C> lanes) {
-        write(tap, s, lanes, vectors, to);
-        if (++s == sources) {
-          s = 0;
-          ++tap;
-        }
-      });
-    } else if (gather_.w_filled != 1 && taps_adjoin) {
-      for (std::int64_t s = 0; s < sources; ++s) {
-        std::int64_t tap = 0;
-        for_squares(w + s * gather_.w_source, exist, area,
-                    [&](Vector<C> lanes) { write(tap++, s, lanes, vectors, to); });
-      }
-    } else {
-      const auto mask = mask_between<C>(0, exist);
-      // Some source channels at a time: their lines of w serve all taps from the cache.
-      constexpr std::int64_t kSources = 16;
-      for (std::int64_t first = 0; first < sources; first += kSources) {
-        for (std::int64_t tap = 0; tap < area; ++tap) {
-          const T* from = w + tap_offset(tap);
-          for (std::int64_t s = first; s < smaller(first + kSources, sources); ++s) {
-            write(tap, s, load_strided(from + s * gather_.w_source, gather_.w_filled, mask),
-                  vectors, to);
-          }
-        }
+    const auto squares =
+        [&](std::int64_t offset, std::int64_t count, const auto& visit)
+            __attribute__((always_inline)) { for_squares(w + offset, exist, count, visit); };
+    const auto write = [&](std::int64_t tap, std::int64_t s, Vector<C> lanes)
+                           __attribute__((always_inline)) {
+                             const TapPlace& place = places_[tap];
+                             if (place.step)
+                               store(to + (place.first + s * place.step) * vectors * L, lanes);
+                           };
+    if (write_adjacent(gather_, squares, write)) return;
+    const auto mask = mask_between<C>(0, exist);
+    // Some source channels at a time: their lines of w serve all taps from the cache.
+    constexpr std::int64_t kSources = 16;
+    const std::int64_t sources = gather_.source_channels;
+    for (std::int64_t first = 0; first < sources; first += kSources) {
+      for (std::int64_t tap = 0; tap < gather_.kernel_area(); ++tap) {
+        const T* from = w + tap_offset(gather_, tap);
+        for (std::int64_t s = first; s < smaller(first + kSources, sources); ++s)
+          write(tap, s, load_strided(from + s * gather_.w_source, gather_.w_filled, mask));
       }
     }
-  }
-
-  std::int64_t tap_offset(std::int64_t tap) const {
-    const std::int64_t width = gather_.columns.kernel_size;
-    return tap / width * gather_.w_row + tap % width * gather_.w_column;
   }
 
   // visit(lanes) for `count` elements of each lane, adjacent in memory from w on.
@@ -103,12 +72,6 @@ class BroadcastWeightPacker {
       transpose<C>(square);
       for (std::int64_t i = 0; i < L && first + i < count; ++i) visit(square[i]);
     }
-  }
-
-  HANDCONV_INLINE void write(std::int64_t tap, std::int64_t s, Vector<C> lanes,
-                             std::int64_t vectors, C* to) const {
-    const TapPlace& place = places_[tap];
-    if (place.step) store(to + (place.first + s * place.step) * vectors * L, lanes);
   }
 
   const Gather& gather_;

@@ -58,7 +58,7 @@ class GroupedKernel {
     std::int64_t block_weights() const { return gather.kernel_area() * gather.source_channels * L; }
     std::size_t shared_bytes() const {
       return static_cast<std::size_t>(blocks * (block_weights() + L) + 2 * L) * sizeof(C) +
-             static_cast<std::size_t>(gather.kernel_area()) * sizeof(GroupedPlace);
+             static_cast<std::size_t>(gather.kernel_area()) * sizeof(TapPlace);
     }
     std::int64_t source_elements() const { return rows_reach.elements(rows) * line; }
     std::int64_t thread_elements() const { return source_elements() + kGroupedRows * kPixels * L; }
@@ -90,9 +90,7 @@ class GroupedKernel {
     return static_cast<LaneIndex<C>*>(static_cast<void*>(biases() + plan_.blocks * L));
   }
   LaneIndex<C>* adjacent() const { return interleaved() + L; }
-  GroupedPlace* places() const {
-    return static_cast<GroupedPlace*>(static_cast<void*>(adjacent() + L));
-  }
+  TapPlace* places() const { return static_cast<TapPlace*>(static_cast<void*>(adjacent() + L)); }
 
   void run_all() const {
     write_tables();

@@ -5,11 +5,6 @@
 //     [block of groups][class][run of taps][row of the kernel][source channel][tap of the
 //     run][lane]
 
-// Where the weights of a tap lie, in vectors of a block: the source channel s at first + s * step.
-struct GroupedPlace {
-  std::int64_t first, step;
-};
-
 template <class T>
 class GroupedWeightPacker {
  public:
@@ -17,7 +12,7 @@ class GroupedWeightPacker {
   static constexpr std::int64_t L = kLanes<C>;
 
   // Of groups from `first` on, of which `count` exist.
-  GroupedWeightPacker(const Gather& gather, const GroupedPlace* places, std::int64_t first,
+  GroupedWeightPacker(const Gather& gather, const TapPlace* places, std::int64_t first,
                       std::int64_t count)
       : gather_(gather),
         places_(places),
@@ -27,39 +22,19 @@ class GroupedWeightPacker {
         w_(static_cast<const T*>(gather.w) + first * gather.w_group) {}
 
   void pack(const LaneIndex<C>* interleaved, C* to) const {
-    const std::int64_t area = gather_.kernel_area(), width = gather_.columns.kernel_size;
-    const bool taps_adjoin = gather_.w_column == 1 && gather_.w_row == width;
-    if (taps_adjoin && gather_.w_source == area) {
-      std::int64_t tap = 0, s = 0;
-      for_squares(w_, size_ * area, [&](Vector<C> lanes) {
-        write(tap, s, lanes, to);
-        if (++tap == area) {
-          tap = 0;
-          ++s;
-        }
-      });
-    } else if (gather_.w_source == 1 && gather_.w_column == size_ &&
-               gather_.w_row == width * size_) {
-      std::int64_t tap = 0, s = 0;
-      for_squares(w_, size_ * area, [&](Vector<C> lanes) {
-        write(tap, s, lanes, to);
-        if (++s == size_) {
-          s = 0;
-          ++tap;
-        }
-      });
-    } else if (taps_adjoin && gather_.w_filled != 1) {
-      for (std::int64_t s = 0; s < size_; ++s) {
-        std::int64_t tap = 0;
-        for_squares(w_ + s * gather_.w_source, area,
-                    [&](Vector<C> lanes) { write(tap++, s, lanes, to); });
-      }
-    } else {
-      for (std::int64_t tap = 0; tap < area; ++tap) {
-        const T* from = w_ + tap / width * gather_.w_row + tap % width * gather_.w_column;
-        for (std::int64_t s = 0; s < size_; ++s, from += gather_.w_source)
-          write(tap, s, permute(load_groups(from), interleaved), to);
-      }
+    const auto squares =
+        [&](std::int64_t offset, std::int64_t count, const auto& visit)
+            __attribute__((always_inline)) { for_squares(w_ + offset, count, visit); };
+    const auto write = [&](std::int64_t tap, std::int64_t s, Vector<C> lanes)
+                           __attribute__((always_inline)) {
+                             const TapPlace& place = places_[tap];
+                             if (place.step) store(to + (place.first + s * place.step) * L, lanes);
+                           };
+    if (write_adjacent(gather_, squares, write)) return;
+    for (std::int64_t tap = 0; tap < gather_.kernel_area(); ++tap) {
+      const T* from = w_ + tap_offset(gather_, tap);
+      for (std::int64_t s = 0; s < size_; ++s, from += gather_.w_source)
+        write(tap, s, permute(load_groups(from), interleaved));
     }
   }
 
@@ -90,13 +65,8 @@ class GroupedWeightPacker {
     return all;
   }
 
-  HANDCONV_INLINE void write(std::int64_t tap, std::int64_t s, Vector<C> lanes, C* to) const {
-    const GroupedPlace& place = places_[tap];
-    if (place.step) store(to + (place.first + s * place.step) * L, lanes);
-  }
-
   const Gather& gather_;
-  const GroupedPlace* places_;
+  const TapPlace* places_;
   const std::int64_t size_, held_, count_;  // channels of a group; groups of a vector, that exist
   const T* w_;
 };

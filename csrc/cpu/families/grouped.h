@@ -5,6 +5,7 @@
 #include "cpu/tile.h"
 #include "cpu/images.h"
 #include "cpu/axis_reach.h"
+#include "cpu/weight_orders.h"
 #include "cpu/broadcast_tile.h"
 #include "cpu/broadcast_weights.h"
 #include "cpu/broadcast_plan.h"
