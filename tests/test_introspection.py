@@ -9,9 +9,10 @@ from importlib import metadata
 
 import pytest
 import torch
-from cases import DTYPES, MEMORY_FORMATS, SLOTS
+from cases import DTYPES, MEMORY_FORMATS, SLOTS, Case
 from helpers import (
     CASES,
+    Operands,
     arguments,
     by_algorithm,
     by_layout,
@@ -110,6 +111,27 @@ def test_the_kernel_that_is_explained_is_the_one_that_runs(
             found = run(case, entry.slot, operands, algorithm)
             with handconv.forced_kernel(entry.kernel):
                 assert torch.equal(found, run(case, entry.slot, operands))
+
+
+@by_layout
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_an_image_of_one_column_runs_as_an_image_of_one_row(groups: int, layout: str) -> None:
+    """They are the same numbers in memory, and kernels go along rows."""
+    row = Case("one row", 2, 32, 1, 300, 32, (1, 5), padding=(0, 2), groups=groups)
+    column = Case("one column", 2, 32, 300, 1, 32, (5, 1), padding=(2, 0), groups=groups)
+    format = MEMORY_FORMATS[layout]
+    for slot in SLOTS:
+        first, second, _ = operands_of(row, slot, torch.float32, layout, integers=False)
+        turned = (t.transpose(2, 3).clone(memory_format=format) for t in (first, second))
+        of_row = run(row, slot, Operands(first, second, None))
+        of_column = run(column, slot, Operands(*turned, None))
+        assert torch.equal(of_row, of_column.transpose(2, 3))
+    kernels = []
+    for case in (row, column):
+        x, w, bias, _ = case.tensors(torch.float32, layout)
+        explanation = handconv.explain(x, w, bias, *case.arguments)
+        kernels.append([entry.kernel for entry in explanation])
+    assert kernels[0] == kernels[1]
 
 
 @by_algorithm

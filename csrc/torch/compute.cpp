@@ -112,15 +112,16 @@ at::Tensor compute(const Call& call) {
   }
   make_dense(operands, filled, format);
   const auto w_strides = operands[Slot::kWeight].strides();
-  const Problem problem{device,
-                        filled,
-                        to_dtype(result.scalar_type()),
-                        format == at::MemoryFormat::ChannelsLast ? Layout::kNhwc : Layout::kNchw,
-                        bias.has_value(),
-                        allows_tf32(device),
-                        allows_winograd(call.algorithm),
-                        geometry,
-                        {w_strides[0], w_strides[1], w_strides[2], w_strides[3]}};
+  const Problem problem = one_row_for_one_column(
+      {device,
+       filled,
+       to_dtype(result.scalar_type()),
+       format == at::MemoryFormat::ChannelsLast ? Layout::kNhwc : Layout::kNchw,
+       bias.has_value(),
+       allows_tf32(device),
+       allows_winograd(call.algorithm),
+       geometry,
+       {w_strides[0], w_strides[1], w_strides[2], w_strides[3]}});
   run(problem, call.algorithm, operands, bias);
   return result;
 }

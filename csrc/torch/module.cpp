@@ -109,15 +109,10 @@ std::vector<py::tuple> explain(const std::string& device, const std::string& slo
   const Algorithm wanted = parse(
       algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col, Algorithm::kWinograd});
   const Device place = parse(device, {Device::kCpu, Device::kCuda});
-  const Problem problem{place,
-                        parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}),
-                        parse_dtype(dtype),
-                        channels_last ? Layout::kNhwc : Layout::kNchw,
-                        has_bias,
-                        allows_tf32(place),
-                        allows_winograd(wanted),
-                        geometry,
-                        strides};
+  const Problem problem = one_row_for_one_column(
+      {place, parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}), parse_dtype(dtype),
+       channels_last ? Layout::kNhwc : Layout::kNchw, has_bias, allows_tf32(place),
+       allows_winograd(wanted), geometry, strides});
   std::vector<py::tuple> answers;
   for (const auto& [kernel, refusal] : consider(problem, wanted)) {
     if (refusal) {
