@@ -17,7 +17,7 @@ class DepthwisePackedKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
-    return Plan(problem.layout, gather).size();
+    return PackedPlan<C>(problem.layout, gather).size();
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {
@@ -28,87 +28,9 @@ class DepthwisePackedKernel {
 
  private:
   static constexpr std::int64_t L = kLanes<C>;
-  static constexpr int kLargestTile = kVectorBytes == 64 ? 7 : 6;
-
-  // The source positions that an axis reaches: `distance` apart, from filled position + `first` on.
-  struct Reach {
-    explicit Reach(const AxisClass& axis) : taps(axis.taps.count) {
-      const Tap& last = axis.taps[taps - 1];
-      descends = last.offset < axis.taps[0].offset;
-      first = descends ? last.offset : axis.taps[0].offset;
-      span = descends ? axis.taps[0].offset - first : last.offset - first;
-      distance = taps > 1 ? span / (taps - 1) : 1;
-    }
-    std::int64_t taps, first, span, distance;
-    bool descends;
-  };
-
-  // How the work is cut: vectors of channels, samples, strips of rows, segments of columns.
-  struct Plan {
-    Plan(Layout layout, const Gather& gather)
-        : is_planar(layout == Layout::kNchw),
-          rows(gather.rows.classes()[0]),
-          columns(gather.columns.classes()[0]),
-          height(gather.rows.filled_size),
-          width(gather.columns.filled_size),
-          area(gather.kernel_area()),
-          blocks(ceil_divide(gather.groups, L)) {
-      constexpr std::int64_t kSegment = 112, kItems = 16, kStripBytes = 256 << 10;
-      segments = ceil_divide(width, kSegment);
-      segment = ceil_divide(width, segments);
-      tile = tile_width(segment);
-      packed_width = round_up(segment, tile) + columns.span;
-      const std::int64_t fitting =
-          kStripBytes / (packed_width * L * static_cast<std::int64_t>(sizeof(C))) - rows.span;
-      strip = larger(smaller(fitting, ceil_divide(height, ceil_divide(kItems, blocks * segments))),
-                     kPackedRows * 4 * rows.distance);
-      strips = ceil_divide(height, strip);
-      strip = ceil_divide(height, strips);
-      if (rows.distance == 1) strip = round_up(strip, kPackedRows);
-      strips = ceil_divide(height, strip);
-      // Where pixels hold all channels, vectors of channels are innermost, unless that would move
-      // the weights in and out of the cache.
-      constexpr std::int64_t kWeightBytes = 128 << 10;
-      pixel_order =
-          !is_planar && all_weights() * static_cast<std::int64_t>(sizeof(C)) <= kWeightBytes;
-    }
-    WorkspaceSize size() const {
-      const auto bytes = [](std::int64_t elements) {
-        return static_cast<std::size_t>(elements) * sizeof(C);
-      };
-      const std::int64_t weights = pixel_order ? 0 : area * L;
-      const std::int64_t filled = is_planar ? strip * segment * L : 0;
-      return {pixel_order ? bytes(all_weights()) : 0,
-              kHeaderBytes +
-                  bytes(kPackedRows * kLargestTile * L + weights + packed_pixels() * L + filled)};
-    }
-    std::int64_t all_weights() const { return blocks * area * L; }
-    std::int64_t packed_pixels() const { return (strip + rows.span) * packed_width; }
-
-    bool is_planar;
-    Reach rows, columns;
-    std::int64_t height, width, area, blocks;
-    std::int64_t segments, segment, strips, strip;
-    std::int64_t tile, packed_width;
-    bool pixel_order;  // of the items, and all weights are packed first
-  };
-
-  // The width of tiles that takes the fewest instructions, of which R P are multiply-adds.
-  static std::int64_t tile_width(std::int64_t width) {
-    const auto cost = [width](std::int64_t tile) {
-      return ceil_divide(width, tile) * (kPackedRows * tile + 6);
-    };
-    std::int64_t best = kTiles[0];
-    for (const std::int64_t tile : kTiles) {
-      if (cost(tile) < cost(best)) best = tile;
-    }
-    return best;
-  }
-  static constexpr std::int64_t kTiles[3] = {kLargestTile, kLargestTile - 1, kLargestTile - 2};
 
   // The workspace of a thread: whose weight it holds, the totals of a tile, that weight as [tap by
   // offset][lane], the packed source, and the filled pixels of a strip before they are transposed.
-  static constexpr std::size_t kHeaderBytes = 64;
   struct Scratch {
     std::int64_t* block;
     C *totals, *weights, *source, *filled;
@@ -180,8 +102,8 @@ class DepthwisePackedKernel {
 
   Scratch scratch_of(int thread) const {
     auto* base = workspace_.of_thread<std::byte>(thread);
-    auto* totals = reinterpret_cast<C*>(base + kHeaderBytes);
-    C* weights = totals + kPackedRows * kLargestTile * L;
+    auto* totals = reinterpret_cast<C*>(base + kPackedHeaderBytes);
+    C* weights = totals + kPackedRows * kLargestPackedTile * L;
     C* source = weights + (plan_.pixel_order ? 0 : plan_.area * L);
     return {reinterpret_cast<std::int64_t*>(base), totals, weights, source,
             source + plan_.packed_pixels() * L};
@@ -301,9 +223,11 @@ class DepthwisePackedKernel {
   void fill_tile(const PackedTaps<C>& taps, const PackedTarget<U>& target, Vector<C> start,
                  Mask<C> mask, C* totals) const {
     const std::int64_t tile = plan_.tile;
-    if (tile == kTiles[0]) return fill_packed_tile<kTiles[0]>(taps, target, start, mask, totals);
-    if (tile == kTiles[1]) return fill_packed_tile<kTiles[1]>(taps, target, start, mask, totals);
-    fill_packed_tile<kTiles[2]>(taps, target, start, mask, totals);
+    if (tile == kPackedTiles[0])
+      return fill_packed_tile<kPackedTiles[0]>(taps, target, start, mask, totals);
+    if (tile == kPackedTiles[1])
+      return fill_packed_tile<kPackedTiles[1]>(taps, target, start, mask, totals);
+    fill_packed_tile<kPackedTiles[2]>(taps, target, start, mask, totals);
   }
 
   void store_planes(const Item& item, const C* filled) const {
@@ -322,5 +246,5 @@ class DepthwisePackedKernel {
 
   const Gather& gather_;
   const Workspace& workspace_;
-  const Plan plan_;
+  const PackedPlan<C> plan_;
 };

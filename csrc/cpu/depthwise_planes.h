@@ -12,6 +12,7 @@ template <class T>
 class DepthwisePlanesKernel {
  public:
   using C = Compute<T>;
+  using Plane = DepthwisePlane<T>;
 
   static WorkspaceSize workspace(const Problem& problem) {
     // A mask for each tap and vector; pairs of taps have two.
@@ -32,9 +33,9 @@ class DepthwisePlanesKernel {
     row_parts_ = cost / kPartCost + 1;
   }
 
-  // Multiply-adds of an item: enough for its masks not to count, few enough to share out.
   // Of a tile: its totals, before the masks in the scratch of a thread.
   static constexpr std::size_t kTotalsBytes = kPlaneRows<1> * kPlaneVectors * kVectorBytes;
+  // Multiply-adds of an item: enough for its masks not to count, few enough to share out.
   static constexpr std::int64_t kItemCost = 1 << 15, kPartCost = 1 << 19;
   // Terms of a sum that needs no blocks.
   static constexpr std::int64_t kShortSum = 256;
@@ -46,19 +47,11 @@ class DepthwisePlanesKernel {
         planes_per_item_ * gather_.filled_area() * gather_.cost_per_element() / row_parts_;
     parallel_for(plane_items * row_parts_, cost, [&](std::int64_t index, int thread) {
       const std::int64_t first = index / row_parts_ * planes_per_item_, rest = planes - first;
-      const Item item{find_plane(first), rest < planes_per_item_ ? rest : planes_per_item_,
+      const Item item{Plane(gather_, first), rest < planes_per_item_ ? rest : planes_per_item_,
                       index % row_parts_, workspace_.of_thread<std::byte>(thread)};
       fill_item(item);
     });
   }
-
-  // A filled plane, and the first of the source planes that it gathers from.
-  struct Plane {
-    std::int64_t group, channel_of_group;
-    const T* source;
-    const T* weights;
-    T* filled;
-  };
 
   // Some whole planes from `plane` on, or one of the row_parts_ parts of one.
   struct Item {
@@ -151,35 +144,9 @@ class DepthwisePlanesKernel {
       Plane plane = item.plane;
       for (std::int64_t i = 0; i < item.planes; ++i) {
         for (std::int64_t tile = begin; tile < end; ++tile) fill_tile(job, rows, plane, tile * R);
-        to_next_plane(plane);
+        plane.to_next(gather_);
       }
     }
-  }
-
-  Plane find_plane(std::int64_t index) const {
-    const std::int64_t channels = gather_.groups * gather_.filled_channels;
-    const std::int64_t n = index / channels, channel = index % channels;
-    const std::int64_t group = channel / gather_.filled_channels;
-    const std::int64_t channel_of_group = channel % gather_.filled_channels;
-    return {group, channel_of_group,
-            static_cast<const T*>(gather_.source) + n * gather_.source_strides.sample +
-                group * gather_.source_channels * gather_.source_strides.channel,
-            static_cast<const T*>(gather_.w) + group * gather_.w_group +
-                channel_of_group * gather_.w_filled,
-            static_cast<T*>(gather_.filled) + index * gather_.filled_area()};
-  }
-
-  // Source planes follow each other across samples, as filled planes do.
-  void to_next_plane(Plane& plane) const {
-    plane.filled += gather_.filled_area();
-    plane.weights += gather_.w_filled;
-    if (++plane.channel_of_group < gather_.filled_channels) return;
-    plane.channel_of_group = 0;
-    plane.source += gather_.source_channels * gather_.source_strides.channel;
-    plane.weights += gather_.w_group - gather_.filled_channels * gather_.w_filled;
-    if (++plane.group < gather_.groups) return;
-    plane.group = 0;
-    plane.weights = static_cast<const T*>(gather_.w);
   }
 
   template <class Columns>
@@ -232,23 +199,28 @@ class DepthwisePlanesKernel {
   [[gnu::noinline]] void fill_short_tiles(const Item& item, const Columns& columns,
                                           const ShortTile& first) const {
     constexpr int R = Columns::kRows, V = Columns::kVectors;
-    const auto* bias = static_cast<const T*>(gather_.bias);
     Plane plane = item.plane;
-    for (std::int64_t i = 0; i < item.planes; ++i, to_next_plane(plane)) {
+    for (std::int64_t i = 0; i < item.planes; ++i, plane.to_next(gather_)) {
       PlaneLines<T> lines = first.lines;
       lines.first += plane.source - item.plane.source;
       lines.weights += plane.weights - item.plane.weights;
-      const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
-      const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
       Tile<C, R, V> tile;
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) tile.sums[r][v] = start;
-      }
+      start_with_bias(tile, plane);
       columns.template add<K>(tile, lines);
       columns.store(tile, first.filled + (plane.filled - item.plane.filled), first.filled_step,
                     first.existing);
+    }
+  }
+
+  template <int R, int V>
+  HANDCONV_INLINE void start_with_bias(Tile<C, R, V>& tile, const Plane& plane) const {
+    const auto* bias = static_cast<const T*>(gather_.bias);
+    const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
+    const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) tile.sums[r][v] = start;
     }
   }
 
@@ -260,14 +232,7 @@ class DepthwisePlanesKernel {
     const int existing = static_cast<int>(rest < R ? rest : R);
 
     PlaneSums<C, R, V> tile(job.totals);
-    const auto* bias = static_cast<const T*>(gather_.bias);
-    const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
-    const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) tile.block.sums[r][v] = start;
-    }
+    start_with_bias(tile.block, plane);
     const RowPattern& pattern = job.pattern;
     const T* source = plane.source;
     const T* weights = plane.weights + pattern.first_kernel() * gather_.w_row;

@@ -54,12 +54,6 @@ class DepthwisePlanesWeightKernel {
         tap_rows_(g_.height.kernel, kLargest),
         tap_columns_(g_.width.kernel, kLargest) {}
 
-  // The taps of a tile, and how many of them exist.
-  struct Taps {
-    std::int64_t row, column;
-    int rows, columns;
-  };
-
   // Channels [first, last) of y.
   struct Item {
     std::int64_t first, last;
@@ -81,22 +75,22 @@ class DepthwisePlanesWeightKernel {
   void fill_channels(const Item& item) const {
     for (std::int64_t i = 0; i < tap_rows_.count; ++i) {
       for (std::int64_t j = 0; j < tap_columns_.count; ++j) {
-        const Taps taps{tap_rows_.first(i), tap_columns_.first(j),
-                        static_cast<int>(tap_rows_.size(i)),
-                        static_cast<int>(tap_columns_.size(j))};
+        const DepthwiseTaps taps{tap_rows_.first(i), tap_columns_.first(j),
+                                 static_cast<int>(tap_rows_.size(i)),
+                                 static_cast<int>(tap_columns_.size(j))};
         if (g_.width.stride == 1 && pattern_.stride == 1) {
           fill_taps_by_size(item, taps);
         } else if (g_.width.stride == 2 && g_.width.dilation == 1) {
           fill_strided_by_size(item, taps);
         } else {
-          fill_taps<StridedRows<kLargest, kLargest, false>>(item, taps);
+          fill_taps<StridedRows<T, kLargest, kLargest, false>>(item, taps);
         }
       }
     }
   }
 
   // The smallest tile that has them. Sums of taps that do not exist are not stored.
-  void fill_taps_by_size(const Item& item, const Taps& taps) const {
+  void fill_taps_by_size(const Item& item, const DepthwiseTaps& taps) const {
     if constexpr (kLargest == 5) {
       if (taps.rows == 5) return fill_taps_by_columns<5>(item, taps);
       if (taps.rows == 4) return fill_taps_by_columns<4>(item, taps);
@@ -106,25 +100,26 @@ class DepthwisePlanesWeightKernel {
     fill_taps_by_columns<3>(item, taps);
   }
   template <int KR>
-  void fill_taps_by_columns(const Item& item, const Taps& taps) const {
+  void fill_taps_by_columns(const Item& item, const DepthwiseTaps& taps) const {
     if constexpr (kLargest == 5) {
-      if (taps.columns == 5) return fill_taps<UnitRows<KR, 5>>(item, taps);
-      if (taps.columns == 4) return fill_taps<UnitRows<KR, 4>>(item, taps);
+      if (taps.columns == 5) return fill_taps<UnitRows<T, KR, 5>>(item, taps);
+      if (taps.columns == 4) return fill_taps<UnitRows<T, KR, 4>>(item, taps);
     } else if (taps.columns == 2) {
-      return fill_taps<UnitRows<KR, 2>>(item, taps);
+      return fill_taps<UnitRows<T, KR, 2>>(item, taps);
     }
-    fill_taps<UnitRows<KR, 3>>(item, taps);
+    fill_taps<UnitRows<T, KR, 3>>(item, taps);
   }
-  void fill_strided_by_size(const Item& item, const Taps& taps) const {
-    if (taps.rows <= 3 && taps.columns <= 3) return fill_taps<StridedRows<3, 3, true>>(item, taps);
-    fill_taps<StridedRows<kLargest, kLargest, true>>(item, taps);
+  void fill_strided_by_size(const Item& item, const DepthwiseTaps& taps) const {
+    if (taps.rows <= 3 && taps.columns <= 3)
+      return fill_taps<StridedRows<T, 3, 3, true>>(item, taps);
+    fill_taps<StridedRows<T, kLargest, kLargest, true>>(item, taps);
   }
 
   template <class Rows>
-  [[gnu::noinline]] void fill_taps(const Item& item, const Taps& taps) const {
+  [[gnu::noinline]] void fill_taps(const Item& item, const DepthwiseTaps& taps) const {
     constexpr int KR = Rows::kTapRows, KC = Rows::kTapColumns;
     const ImageStrides xs = problem_.x_strides(), ys = problem_.y_strides();
-    Rows rows(*this, taps, 0);
+    Rows rows({g_, pattern_, taps}, 0);
     for (std::int64_t oc = item.first; oc < item.last; ++oc) {
       const T* x =
           static_cast<const T*>(buffers_.x) + oc / g_.out_channels_per_group() * xs.channel;
@@ -147,7 +142,7 @@ class DepthwisePlanesWeightKernel {
 
   template <int KR, int KC>
   HANDCONV_INLINE void store_taps(const Tile<C, KR, KC>& tile, std::int64_t oc,
-                                  const Taps& taps) const {
+                                  const DepthwiseTaps& taps) const {
     constexpr int L = kLanes<C>, kCount = KR * KC;
     C sums[round_up(kCount, L)];
 #pragma GCC unroll 16
@@ -168,170 +163,6 @@ class DepthwisePlanesWeightKernel {
       }
     }
   }
-
-  // Source columns of x that a vector of columns of y reads through a tap.
-  std::int64_t source_column(std::int64_t column, std::int64_t tap) const {
-    return g_.width.input_position(column, tap);
-  }
-
-  // Stride 1: down the columns [column, column + kLanes) of x, with the last rows of y at hand.
-  template <int KR, int KC>
-  struct UnitRows {
-    static constexpr int kTapRows = KR, kTapColumns = KC;
-    std::int64_t column;  // the first
-
-    UnitRows(const DepthwisePlanesWeightKernel& kernel, const Taps& taps, std::int64_t column)
-        : kernel(kernel), taps(taps) {
-      move_to(column);
-    }
-    void move_to(std::int64_t first) {
-      column = first;
-      const Geometry& g = kernel.g_;
-      exist = mask_between<C>(0, g.width.output - column);
-      for (int c = 0; c < KC; ++c) {
-        const std::int64_t start = kernel.source_column(column, taps.column + c);
-        masks[c] = mask_between<C>(-start, g.width.input - start);
-      }
-    }
-
-    HANDCONV_INLINE void add(PlaneSums<C, KR, KC>& sums, const T* x, const T* y) const {
-      const Geometry& g = kernel.g_;
-      const RowPattern& pattern = kernel.pattern_;
-      for (std::int64_t s = 0; s < pattern.sets; ++s) {
-        const RowSet rows = pattern.set(s);
-        const std::int64_t first = rows.source_first + taps.row * pattern.spacing;
-        add_set(sums, x + first * g.width.input + kernel.source_column(column, taps.column),
-                pattern.spacing * g.width.input, y + rows.filled_first * g.width.output + column,
-                rows.filled_step * g.width.output, rows.count, rows_from(first, pattern.spacing),
-                rows_until(first, pattern.spacing));
-        sums.note_terms(rows.count);
-      }
-    }
-
-   private:
-    // Row q of x, q in [begin, end), meets rows q, q - 1, ... q - KR + 1 of the `count` rows of y.
-    HANDCONV_INLINE void add_set(PlaneSums<C, KR, KC>& sums, const T* x, std::int64_t x_step,
-                                 const T* y, std::int64_t y_step, std::int64_t count,
-                                 std::int64_t begin, std::int64_t end) const {
-      const auto exists = [count](std::int64_t row) { return 0 <= row && row < count; };
-      if (end > count + KR - 1) end = count + KR - 1;
-      Vector<C> window[KR];
-#pragma GCC unroll 8
-      for (int k = 0; k < KR; ++k) {
-        const std::int64_t row = begin - 1 - k;
-        window[k] = exists(row) ? load_masked(y + row * y_step, exist) : Vector<C>{};
-      }
-      const std::int64_t dilation = kernel.g_.width.dilation;
-      const T *x_row = x + begin * x_step, *y_row = y + begin * y_step;
-      for (std::int64_t q = begin; q < end; ++q, x_row += x_step, y_row += y_step) {
-#pragma GCC unroll 8
-        for (int k = KR - 1; k > 0; --k) window[k] = window[k - 1];
-        if (KR - 1 <= q && q < count) {
-          window[0] = load_masked(y_row, exist);
-#pragma GCC unroll 8
-          for (int c = 0; c < KC; ++c) {
-            const Vector<C> pixels = load_masked(x_row + c * dilation, masks[c]);
-#pragma GCC unroll 8
-            for (int k = 0; k < KR; ++k)
-              sums.block.sums[k][c] = fma(pixels, window[k], sums.block.sums[k][c]);
-          }
-        } else {
-          if (q < count) window[0] = load_masked(y_row, exist);
-#pragma GCC unroll 8
-          for (int k = 0; k < KR; ++k) {
-            if (!exists(q - k)) continue;
-#pragma GCC unroll 8
-            for (int c = 0; c < KC; ++c) {
-              const Vector<C> pixels = load_masked(x_row + c * dilation, masks[c]);
-              sums.block.sums[k][c] = fma(pixels, window[k], sums.block.sums[k][c]);
-            }
-          }
-        }
-      }
-    }
-
-    // Rows first + q * step lie inside x for q in [rows_from, rows_until).
-    std::int64_t rows_from(std::int64_t first, std::int64_t step) const {
-      return first >= 0 ? 0 : step == 1 ? -first : (step - 1 - first) / step;
-    }
-    std::int64_t rows_until(std::int64_t first, std::int64_t step) const {
-      const std::int64_t rest = kernel.g_.height.input - first;
-      return rest <= 0 ? 0 : step == 1 ? rest : ceil_divide(rest, step);
-    }
-
-    const DepthwisePlanesWeightKernel& kernel;
-    const Taps& taps;
-    Mask<C> exist, masks[KC];
-  };
-
-  // Any stride: every row of y by itself. kPaired: stride 2 along the row and no dilation, where
-  // two taps share their loads.
-  template <int KR, int KC, bool kPaired>
-  struct StridedRows {
-    static constexpr int kTapRows = KR, kTapColumns = KC;
-    std::int64_t column;  // the first
-
-    StridedRows(const DepthwisePlanesWeightKernel& kernel, const Taps& taps, std::int64_t column)
-        : kernel(kernel), taps(taps) {
-      move_to(column);
-    }
-    void move_to(std::int64_t first) {
-      column = first;
-      const AxisOf<std::int64_t>& width = kernel.g_.width;
-      exist = mask_between<C>(0, width.output - column);
-      for (int c = 0; c < KC; ++c) {
-        const std::int64_t start = kernel.source_column(column, taps.column + c);
-        if constexpr (kPaired) {
-          masks[c] = {mask_between<C>(-start, width.input - start),
-                      mask_between<C>(-start - kLanes<C>, width.input - start - kLanes<C>)};
-        } else if (c < taps.columns) {
-          const Range inside = outputs_inside(width, taps.column + c);
-          masks[c].low = mask_between<C>(inside.first - column, inside.last - column);
-        } else {
-          masks[c].low = mask_between<C>(0, 0);
-        }
-      }
-    }
-
-    HANDCONV_INLINE void add(PlaneSums<C, KR, KC>& sums, const T* x, const T* y) const {
-      const Geometry& g = kernel.g_;
-      x += kernel.source_column(column, taps.column);
-      y += column;
-      for (std::int64_t row = 0; row < g.height.output; ++row, y += g.width.output) {
-        const Vector<C> cotangent = load_masked(y, exist);
-        std::int64_t h = g.height.input_position(row, taps.row);
-#pragma GCC unroll 8
-        for (int k = 0; k < KR; ++k, h += g.height.dilation) {
-          if (k >= taps.rows || h < 0 || h >= g.height.input) continue;
-          add_row(sums.block.sums[k], x + h * g.width.input, cotangent);
-        }
-      }
-      sums.note_terms(g.height.output);
-    }
-
-   private:
-    HANDCONV_INLINE void add_row(Vector<C> (&sums)[KC], const T* line, Vector<C> cotangent) const {
-      if constexpr (kPaired) {
-#pragma GCC unroll 4
-        for (int c = 0; c < KC; c += 2) {
-          const VectorPair<C> pixels = load_pairs(line + c, masks[c]);
-          sums[c] = fma(pixels.even, cotangent, sums[c]);
-          if (c + 1 < KC) sums[c + 1] = fma(pixels.odd, cotangent, sums[c + 1]);
-        }
-      } else {
-#pragma GCC unroll 8
-        for (int c = 0; c < KC; ++c) {
-          const T* p = line + c * kernel.g_.width.dilation;
-          sums[c] = fma(load_strided(p, kernel.g_.width.stride, masks[c].low), cotangent, sums[c]);
-        }
-      }
-    }
-
-    const DepthwisePlanesWeightKernel& kernel;
-    const Taps& taps;
-    Mask<C> exist;
-    PairMask<C> masks[KC];
-  };
 
   const Problem& problem_;
   const Geometry& g_;

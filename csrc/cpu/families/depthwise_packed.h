@@ -1,11 +1,12 @@
 // Lanes are channels of packed strips, for large depthwise kernels in either layout: the kernel of
-// depthwise_packed.h and its rows.
+// depthwise_packed*.h and its rows.
 
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
 #include "cpu/depthwise_sums.h"
 #include "cpu/depthwise_packed_tile.h"
+#include "cpu/depthwise_packed_plan.h"
 #include "cpu/depthwise_packed.h"
 #include "rows.h"
 // clang-format on

@@ -8,6 +8,7 @@
 #include "cpu/depthwise_sums.h"
 #include "cpu/depthwise_planes_tile.h"
 #include "cpu/depthwise_planes_columns.h"
+#include "cpu/depthwise_planes_walk.h"
 #include "cpu/depthwise_planes.h"
 #include "rows.h"
 // clang-format on

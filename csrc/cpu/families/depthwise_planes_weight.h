@@ -1,5 +1,5 @@
 // Lanes are pixels of a row, for contiguous images and groups of one input channel: the kernel of
-// depthwise_planes_weight.h and its row.
+// depthwise_planes_weight*.h and its row.
 
 // clang-format off
 #include "cpu/tile.h"
@@ -7,6 +7,7 @@
 #include "cpu/depthwise_planes_rows.h"
 #include "cpu/depthwise_sums.h"
 #include "cpu/depthwise_planes_tile.h"
+#include "cpu/depthwise_planes_weight_rows.h"
 #include "cpu/depthwise_planes_weight.h"
 #include "rows.h"
 // clang-format on
