@@ -142,8 +142,10 @@ inline Vector<C> repeat(const C* p) {
   if constexpr (Q == 1) {
     return broadcast(*p);
   } else if constexpr (kBytes == 8) {
-    return reinterpret_cast<Vector<C>>(_mm512_broadcastsd_pd(_mm_castps_pd(_mm_castsi128_ps(
-        _mm_loadl_epi64(static_cast<const __m128i*>(static_cast<const void*>(p)))))));
+    // As a double, so that the load itself repeats it: a shuffle would take a multiply-add's place.
+    double both;
+    std::memcpy(&both, p, sizeof both);
+    return reinterpret_cast<Vector<C>>(_mm512_set1_pd(both));
   } else if constexpr (kBytes == 16) {
     return reinterpret_cast<Vector<C>>(_mm512_broadcast_f32x4(
         _mm_loadu_ps(static_cast<const float*>(static_cast<const void*>(p)))));
