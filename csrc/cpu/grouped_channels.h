@@ -10,10 +10,10 @@
 // operand of a whole vector of filled channels. It serves all taps of a row of the kernel that the
 // pixel is read through.
 //
-// An item of work is some rows by one vector of channels. Their source is copied into scratch,
-// [row][column][lane] with zeros where the image is padded, of some tens of KiB. The register tile
-// is kRows x P pixels by up to K = 3 taps of a row of the kernel: of stride 1, P + 2 loads serve 3
-// P multiply-adds. Bytes: source and filled image once, in whole cache lines.
+// The source of an item of work (grouped_plan.h) is copied into scratch, [row][vector of channels]
+// [column][lane] with zeros where the image is padded. The register tile is R x P pixels by up to K
+// = 3 taps of a row of the kernel: of stride 1, P + 2 loads serve 3 P multiply-adds. Bytes: source
+// and filled image once, in runs of up to 1 KiB.
 
 template <class T>
 class GroupedKernel {
@@ -32,43 +32,9 @@ class GroupedKernel {
   }
 
  private:
+  using Plan = GroupedPlan<C>;
   static constexpr std::int64_t L = kLanes<C>;
-  static constexpr int kPixels = 7, kFewPixels = 4, kTaps = 3;
-
-  // How the work is cut: by the shape of a sample alone.
-  struct Plan {
-    explicit Plan(const Gather& gather)
-        : gather(gather), rows_reach(gather.rows), columns_reach(gather.columns) {
-      constexpr std::int64_t kBytes = 24 << 10;
-      channels = gather.groups * gather.filled_channels;
-      blocks = ceil_divide(channels, L);
-      std::int64_t columns = columns_reach.count / kPixels * kPixels;
-      const std::int64_t rest = columns_reach.count - columns;
-      columns += rest > kFewPixels ? kPixels : rest > 0 ? kFewPixels : 0;
-      line = columns ? columns_reach.elements(columns) * L : L;
-      const std::int64_t fit = kBytes / (line * static_cast<std::int64_t>(sizeof(C)));
-      const std::int64_t halo = rows_reach.last - rows_reach.first + 1;
-      rows = larger((fit - halo) / rows_reach.step + 1, 2 * (halo - 1) / rows_reach.step);
-      rows = larger(rows, kGroupedRows);
-      const std::int64_t total = larger(1, rows_reach.count);
-      rows = round_up(ceil_divide(total, ceil_divide(total, rows)), kGroupedRows);
-      strips = ceil_divide(rows_reach.count, rows);
-    }
-
-    std::int64_t block_weights() const { return gather.kernel_area() * gather.source_channels * L; }
-    std::size_t shared_bytes() const {
-      return static_cast<std::size_t>(blocks * (block_weights() + L) + 2 * L) * sizeof(C) +
-             static_cast<std::size_t>(gather.kernel_area()) * sizeof(TapPlace);
-    }
-    std::int64_t source_elements() const { return rows_reach.elements(rows) * line; }
-    std::int64_t thread_elements() const { return source_elements() + kGroupedRows * kPixels * L; }
-
-    const Gather& gather;
-    const AxisReach rows_reach, columns_reach;
-    std::int64_t channels, blocks;  // of the image, and vectors of them
-    std::int64_t line;              // elements of a row in scratch
-    std::int64_t rows, strips;      // of every class, of an item
-  };
+  static constexpr int kTaps = 3;
 
   // Taps of a row of the kernel that lie next to each other, or one, by ascending offset.
   struct Run {
@@ -76,8 +42,20 @@ class GroupedKernel {
   };
 
   struct Item {
-    std::int64_t n, block, first_row, rows;
+    std::int64_t n, first_block, blocks;
+    Range rows, columns;  // of every class
     C *source, *sums;
+  };
+
+  // What a class of rows and one of columns share.
+  struct ClassPair {
+    const AxisClass &rows, &columns;
+    std::int64_t weights;  // of the pairs before it
+  };
+
+  // A tile: its vector of channels, counted from the item's, and its first row and column.
+  struct Place {
+    std::int64_t block, row, column;
   };
 
   GroupedKernel(const Gather& gather, const Workspace& workspace)
@@ -96,16 +74,20 @@ class GroupedKernel {
     write_tables();
     parallel_for(plan_.blocks, plan_.block_weights(),
                  [&](std::int64_t block, int) { pack_block(block); });
-    const std::int64_t cost = plan_.rows * gather_.columns.filled_size * L *
-                              gather_.rows.classes().count * gather_.cost_per_element();
-    parallel_for(
-        gather_.batch * plan_.strips * plan_.blocks, cost, [&](std::int64_t index, int thread) {
-          const std::int64_t strip = index / plan_.blocks % plan_.strips;
-          C* source = workspace_.of_thread<C>(thread);
-          run_item({index / plan_.blocks / plan_.strips, index % plan_.blocks, strip * plan_.rows,
-                    smaller(plan_.rows, plan_.rows_reach.count - strip * plan_.rows), source,
-                    source + plan_.source_elements()});
-        });
+    const std::int64_t cost = plan_.rows * plan_.columns * plan_.item_blocks * L *
+                              gather_.source_channels * gather_.kernel_area();
+    const std::int64_t block_strips = plan_.block_strips();
+    parallel_for(plan_.items(), cost, [&](std::int64_t index, int thread) {
+      const std::int64_t block = index % block_strips * plan_.item_blocks;
+      index /= block_strips;
+      const std::int64_t column = index % plan_.column_strips * plan_.columns;
+      index /= plan_.column_strips;
+      C* source = workspace_.of_thread<C>(thread);
+      run_item({index / plan_.row_strips, block, smaller(plan_.item_blocks, plan_.blocks - block),
+                plan_.strip_rows(index % plan_.row_strips),
+                {column, smaller(column + plan_.columns, plan_.columns_reach.count)},
+                source, source + plan_.source_elements()});
+    });
   }
 
   // The i-th tap by ascending offset.
@@ -127,13 +109,12 @@ class GroupedKernel {
     }
   }
 
-  // visit(row class, column class, weights of the classes before)
   template <class Visit>
   HANDCONV_INLINE void for_classes(const Visit& visit) const {
     std::int64_t weights = 0;
     for (const AxisClass& rows : gather_.rows.classes()) {
       for (const AxisClass& columns : gather_.columns.classes()) {
-        visit(rows, columns, weights);
+        visit(ClassPair{rows, columns, weights});
         weights += rows.taps.count * columns.taps.count * gather_.source_channels * L;
       }
     }
@@ -148,11 +129,11 @@ class GroupedKernel {
     }
     for (std::int64_t tap = 0; tap < gather_.kernel_area(); ++tap) places()[tap] = {0, 0};
     std::int64_t first = 0;
-    for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t) {
-      for_runs(columns, [&](Run run) {
-        for (const Tap& row : rows.taps) {
+    for_classes([&](const ClassPair& pair) {
+      for_runs(pair.columns, [&](Run run) {
+        for (const Tap& row : pair.rows.taps) {
           for (std::int64_t k = 0; k < run.count; ++k) {
-            const Tap& column = ascending(columns, run.first + k);
+            const Tap& column = ascending(pair.columns, run.first + k);
             places()[row.kernel * gather_.columns.kernel_size + column.kernel] = {first + k,
                                                                                   run.count};
           }
@@ -176,75 +157,131 @@ class GroupedKernel {
 
   void run_item(const Item& item) const {
     fill_source(item);
-    for_classes([&](const AxisClass& rows, const AxisClass& columns, std::int64_t weights) {
-      const C* packed = this->weights() + item.block * plan_.block_weights() + weights;
-      const std::int64_t count = smaller(item.rows, rows.count - item.first_row);
-      for (std::int64_t row = 0; row < count; row += kGroupedRows) {
-        for (std::int64_t column = 0; column < columns.count;) {
-          const std::int64_t rest = columns.count - column;
-          rest > kFewPixels
-              ? fill_tile<kPixels>(item, rows, columns, packed, row, count - row, column)
-              : fill_tile<kFewPixels>(item, rows, columns, packed, row, count - row, column);
-          column += rest > kFewPixels ? kPixels : kFewPixels;
-        }
+    for (std::int64_t row = item.rows.first; row < item.rows.last; row += plan_.tile_rows) {
+      for (std::int64_t block = 0; block < item.blocks; ++block) {
+        for_classes([&](const ClassPair& pair) {
+          if (row < pair.rows.count) fill_rows(item, pair, block, row);
+        });
       }
-    });
-  }
-
-  // The source rows that the item reads, zeros where there are none.
-  void fill_source(const Item& item) const {
-    const ImageStrides& strides = gather_.source_strides;
-    const std::int64_t channel = item.block * L;
-    const auto mask = mask_between<C>(0, plan_.channels - channel);
-    const T* image = static_cast<const T*>(gather_.source) + item.n * strides.sample + channel;
-    const std::int64_t lead = smaller(-plan_.columns_reach.first * L, plan_.line);
-    const std::int64_t size = gather_.columns.source_size * L;
-    C* to = item.source;
-    for (std::int64_t r = 0; r < plan_.rows_reach.elements(item.rows); ++r, to += plan_.line) {
-      const std::int64_t h = item.first_row * plan_.rows_reach.step + plan_.rows_reach.first + r;
-      std::int64_t at = 0;
-      if (h >= 0 && h < gather_.rows.source_size) {
-        const T* from = image + h * strides.row;
-        for (; at < lead; at += L) store(to + at, Vector<C>{});
-        const T* pixel = from + (at - lead) / L * strides.column;
-        for (; at < plan_.line && at - lead < size; at += L, pixel += strides.column) {
-          __builtin_prefetch(pixel + L);
-          store(to + at, permute(load_masked(pixel, mask), interleaved()));
-        }
-      }
-      for (; at < plan_.line; at += L) store(to + at, Vector<C>{});
     }
   }
 
-  template <int P>
-  void fill_tile(const Item& item, const AxisClass& rows, const AxisClass& columns,
-                 const C* weights, std::int64_t row, std::int64_t rest, std::int64_t column) const {
-    for_pixels<P>(item, rows, columns, row, rest, column,
-                  [](T* pixel, std::int64_t) { __builtin_prefetch(pixel, 1); });
-    const Vector<C> bias = load(biases() + item.block * L);
-#pragma GCC unroll 16
-    for (int i = 0; i < kGroupedRows * P; ++i) store(item.sums + i * L, bias);
-    const std::int64_t step = columns.source_step;
+  // The source that the item reads, zeros where there is none.
+  void fill_source(const Item& item) const {
+    const ImageStrides& strides = gather_.source_strides;
+    const std::int64_t first = item.columns.first * plan_.columns_reach.step +
+                               plan_.columns_reach.first;
+    const std::int64_t begin = smaller(larger(0, -first), plan_.line_columns);
+    const Range inside = intersection({begin, plan_.line_columns},
+                                      {begin, gather_.columns.source_size - first});
+    const T* image = static_cast<const T*>(gather_.source) + item.n * strides.sample +
+                     item.first_block * L;
+    C* to = item.source;
+    const std::int64_t rows = plan_.rows_reach.elements(item.rows.last - item.rows.first);
+    for (std::int64_t r = 0; r < rows; ++r, to += plan_.row_elements()) {
+      const std::int64_t h = item.rows.first * plan_.rows_reach.step + plan_.rows_reach.first + r;
+      const bool is_inside = h >= 0 && h < gather_.rows.source_size;
+      for (std::int64_t block = 0; block < item.blocks; ++block) {
+        C* line = to + block * plan_.line;
+        fill_zeros(line, {0, is_inside ? inside.first : plan_.line_columns});
+        fill_zeros(line, {inside.last, plan_.line_columns});
+      }
+      if (!is_inside) continue;
+      const T* pixel = image + h * strides.row + (first + inside.first) * strides.column;
+      for (std::int64_t at = inside.first; at < inside.last; ++at, pixel += strides.column)
+        copy_pixel(item, pixel, to + at * L);
+    }
+  }
+
+  void copy_pixel(const Item& item, const T* pixel, C* to) const {
+    const std::int64_t exist = plan_.channels - item.first_block * L;
+    const std::int64_t whole = smaller(item.blocks, exist / L);
+    for (std::int64_t block = 0; block < whole; ++block)
+      store(to + block * plan_.line, permute(load(pixel + block * L), interleaved()));
+    if (whole == item.blocks) return;
+    const auto mask = mask_between<C>(0, exist - whole * L);
+    store(to + whole * plan_.line, permute(load_masked(pixel + whole * L, mask), interleaved()));
+  }
+
+  static void fill_zeros(C* line, const Range& columns) {
+    for (std::int64_t i = columns.first; i < columns.last; ++i) store(line + i * L, Vector<C>{});
+  }
+
+  // A row of tiles.
+  void fill_rows(const Item& item, const ClassPair& pair, std::int64_t block,
+                 std::int64_t row) const {
+    const std::int64_t last = smaller(item.columns.last, pair.columns.count);
+    for (std::int64_t column = item.columns.first; column < last;) {
+      const Place place{block, row, column};
+      if (plan_.tile_columns != kGroupedPixels) {
+        fill_tile<1, kGroupedLongRow>(item, pair, place);
+        column += kGroupedLongRow;
+      } else if (last - column > kGroupedFewPixels) {
+        fill_tile<kGroupedRows, kGroupedPixels>(item, pair, place);
+        column += kGroupedPixels;
+      } else {
+        fill_tile<kGroupedRows, kGroupedFewPixels>(item, pair, place);
+        column += kGroupedFewPixels;
+      }
+    }
+  }
+
+  template <int R, int P>
+  void fill_tile(const Item& item, const ClassPair& pair, const Place& place) const {
+    const AxisClass &rows = pair.rows, &columns = pair.columns;
+    const std::int64_t block = item.first_block + place.block, step = columns.source_step;
+    const std::int64_t row_elements = plan_.row_elements();
+    const std::int64_t row_step = plan_.rows_reach.step * row_elements;
+    const std::int64_t exist_rows = smaller(item.rows.last, rows.count) - place.row;
+    const std::int64_t exist_columns = smaller(item.columns.last, columns.count) - place.column;
+    const ImageStrides& strides = gather_.filled_strides;
+    T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + block * L +
+            (rows.first + place.row * rows.step) * strides.row +
+            (columns.first + place.column * columns.step) * strides.column;
+    const bool whole = exist_rows >= R && exist_columns >= P && (block + 1) * L <= plan_.channels;
+    GroupedSums<C> sums{nullptr,
+                        exist_rows > 1 ? row_step : 0,
+                        step,
+                        rows.taps,
+                        plan_.rows_reach.first,
+                        row_elements,
+                        gather_.source_channels,
+                        weights() + block * plan_.block_weights() + pair.weights,
+                        biases() + block * L,
+                        item.sums,
+                        nullptr,
+                        rows.step * strides.row,
+                        columns.step * strides.column,
+                        adjacent()};
+    const C* source = item.source + (place.row - item.rows.first) * row_step +
+                      place.block * plan_.line +
+                      ((place.column - item.columns.first) * step - plan_.columns_reach.first) * L;
     for_runs(columns, [&](Run run) {
-      const std::int64_t first =
-          column * step + ascending(columns, run.first).offset - plan_.columns_reach.first;
-      const GroupedSums<C> sums{item.source + row * plan_.rows_reach.step * plan_.line + first * L,
-                                rest > 1 ? plan_.rows_reach.step * plan_.line : 0,
-                                step,
-                                rows.taps,
-                                plan_.rows_reach.first,
-                                plan_.line,
-                                gather_.source_channels,
-                                weights,
-                                item.sums};
-      weights += rows.taps.count * run.count * gather_.source_channels * L;
-      visit_held(L / gather_.source_channels,
-                 [&](auto held) { add_taps<P, decltype(held)::value>(sums, run.count); });
+      sums.source = source + ascending(columns, run.first).offset * L;
+      if constexpr (std::is_same_v<T, C>) {
+        if (whole && run.first + run.count == columns.taps.count) sums.filled = to;
+      }
+      visit_held(L / gather_.source_channels, [&](auto held) {
+        add_taps<R, P, decltype(held)::value>(sums, run.count);
+      });
+      sums.weights += rows.taps.count * run.count * gather_.source_channels * L;
+      sums.bias = nullptr;
     });
-    const auto mask = mask_between<C>(0, plan_.channels - item.block * L);
-    for_pixels<P>(item, rows, columns, row, rest, column, [&](T* pixel, std::int64_t at) {
-      store_masked(pixel, permute(load(item.sums + at), adjacent()), mask);
-    });
+    if (sums.filled) return;
+    if (sums.bias) fill_with_bias<R * P>(sums);
+    const auto mask = mask_between<C>(0, plan_.channels - block * L);
+    for (int r = 0; r < R && r < exist_rows; ++r) {
+      for (int p = 0; p < P && p < exist_columns; ++p) {
+        store_masked(to + r * sums.filled_row + p * sums.filled_column,
+                     permute(load(item.sums + (r * P + p) * L), adjacent()), mask);
+      }
+    }
+  }
+
+  // Positions that no tap reaches.
+  template <int PIXELS>
+  static void fill_with_bias(const GroupedSums<C>& sums) {
+    for (int i = 0; i < PIXELS; ++i) store(sums.sums + i * L, load(sums.bias));
   }
 
   // visit(VectorCount<Q>{}) with Q groups of a vector.
@@ -262,29 +299,15 @@ class GroupedKernel {
     visit(VectorCount<1>{});
   }
 
-  template <int P, int Q>
+  template <int R, int P, int Q>
   static void add_taps(const GroupedSums<C>& sums, std::int64_t taps) {
-    if (taps == 1) return add_grouped_taps<C, P, 1, 0, Q>(sums);
+    if (taps == 1) return add_grouped_taps<C, R, P, 1, 0, Q>(sums);
     if (taps == 2) {
-      return sums.step == 1 ? add_grouped_taps<C, P, 2, 1, Q>(sums)
-                            : add_grouped_taps<C, P, 2, 2, Q>(sums);
+      return sums.step == 1 ? add_grouped_taps<C, R, P, 2, 1, Q>(sums)
+                            : add_grouped_taps<C, R, P, 2, 2, Q>(sums);
     }
-    sums.step == 1 ? add_grouped_taps<C, P, 3, 1, Q>(sums) : add_grouped_taps<C, P, 3, 2, Q>(sums);
-  }
-
-  // visit(pixel, its place in the sums) of a tile: those that exist.
-  template <int P, class Visit>
-  HANDCONV_INLINE void for_pixels(const Item& item, const AxisClass& rows, const AxisClass& columns,
-                                  std::int64_t row, std::int64_t rest, std::int64_t column,
-                                  const Visit& visit) const {
-    const ImageStrides& strides = gather_.filled_strides;
-    T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + item.block * L +
-            (rows.first + (item.first_row + row) * rows.step) * strides.row +
-            (columns.first + column * columns.step) * strides.column;
-    for (int r = 0; r < kGroupedRows && r < rest; ++r, to += rows.step * strides.row) {
-      for (int p = 0; p < P && p < columns.count - column; ++p)
-        visit(to + p * columns.step * strides.column, (r * P + p) * L);
-    }
+    sums.step == 1 ? add_grouped_taps<C, R, P, 3, 1, Q>(sums)
+                   : add_grouped_taps<C, R, P, 3, 2, Q>(sums);
   }
 
   const Gather& gather_;

@@ -1,30 +1,38 @@
-// The register tile of direct.grouped: rows by P pixels by one vector of filled channels, of Q
-// interleaved groups, through K taps of each row of the kernel.
-
-// Sums of kRows x P pixels through K taps of each row of the kernel, STEP source columns apart.
+// The register tile of direct.grouped: R rows by P pixels by one vector of filled channels, of Q
+// interleaved groups, through K taps of each row of the kernel, STEP source columns apart.
 template <class C>
 struct GroupedSums {
   const C* source;          // what pixel 0 reads through the first tap of the run, in row 0
   std::int64_t source_row;  // to what the tile's next row of pixels reads
   std::int64_t step;        // columns between what pixels read, where STEP is 0
   Span<Tap> rows;
-  std::int64_t first_row, line;  // the tap offset of row 0, elements of a line
+  std::int64_t first_row, line;  // the tap offset of row 0, elements from a row to the next
   std::int64_t channels;         // of a group
   const C* weights;              // [row of the kernel][source channel][K][lane]
-  C* sums;                       // [kRows][P][lane]
+  const C* bias;                 // of the lanes, or null where the sums go on
+  C* sums;                       // [R][P][lane]
+  C* filled;                     // where the sums end up, or null: in `sums`
+  std::int64_t filled_row, filled_column;
+  const LaneIndex<C>* adjacent;  // the lane of each channel in memory
 };
 
 constexpr int kGroupedRows = kVectorBytes == 64 ? 2 : 1;
+// Columns of a tile: of several rows, of the last columns, of a single row.
+constexpr int kGroupedPixels = 7, kGroupedFewPixels = 4;
+constexpr int kGroupedLongRow = kGroupedRows * kGroupedPixels;
+constexpr int kGroupedSums = kGroupedLongRow;
 
-template <class C, int P, int K, int STEP, int Q>
+template <class C, int R, int P, int K, int STEP, int Q>
 [[gnu::noinline]] void add_grouped_taps(const GroupedSums<C>& in) {
-  constexpr int L = kLanes<C>, R = kGroupedRows;
+  constexpr int L = kLanes<C>;
   constexpr int kColumns = STEP == 0 ? P : (P - 1) * STEP + K;
   Vector<C> tile[R][P];
+  const C* start = in.bias ? in.bias : in.sums;
+  const std::int64_t start_step = in.bias ? 0 : L;
 #pragma GCC unroll 2
   for (int row = 0; row < R; ++row) {
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) tile[row][p] = load(in.sums + (row * P + p) * L);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) tile[row][p] = load(start + (row * P + p) * start_step);
   }
   const C* weights = in.weights;
   const std::int64_t step = STEP == 0 ? in.step * L : L, source_row = in.source_row;
@@ -38,7 +46,7 @@ template <class C, int P, int K, int STEP, int Q>
 #pragma GCC unroll 2
       for (int row = 0; row < R; ++row) {
         const C* pixels = source + row * source_row;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int c = 0; c < kColumns; ++c) {
           const Vector<C> operand = repeat<Q>(pixels + c * step);
 #pragma GCC unroll 3
@@ -52,9 +60,20 @@ template <class C, int P, int K, int STEP, int Q>
       }
     }
   }
+  if (in.filled) {
+#pragma GCC unroll 2
+    for (int row = 0; row < R; ++row) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        store(in.filled + row * in.filled_row + p * in.filled_column,
+              permute(tile[row][p], in.adjacent));
+      }
+    }
+    return;
+  }
 #pragma GCC unroll 2
   for (int row = 0; row < R; ++row) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p) store(in.sums + (row * P + p) * L, tile[row][p]);
   }
 }
