@@ -45,6 +45,7 @@ class GroupedKernel {
     std::int64_t n, first_block, blocks;
     Range rows, columns;  // of every class
     C *source, *sums;
+    LinesAhead* ahead = nullptr;
   };
 
   // What a class of rows and one of columns share.
@@ -155,8 +156,28 @@ class GroupedKernel {
     }
   }
 
-  void run_item(const Item& item) const {
+  // The filled part of an item that begins at a row.
+  LinesAhead lines_ahead(const Item& item, std::int64_t row) const {
+    const AxisTaps &rows = gather_.rows, &columns = gather_.columns;
+    const std::int64_t row_step = rows.classes()[0].step, step = columns.classes()[0].step;
+    const std::int64_t first = item.columns.first * step;
+    const auto bytes = [](std::int64_t elements) { return elements * std::int64_t{sizeof(T)}; };
+    const ImageStrides& strides = gather_.filled_strides;
+    const auto* image = static_cast<const T*>(gather_.filled) + item.n * strides.sample +
+                        item.first_block * L;
+    return {reinterpret_cast<const char*>(image + row * row_step * strides.row +
+                                          first * strides.column),
+            bytes(strides.row),
+            bytes(strides.column),
+            smaller(item.rows.last * row_step, rows.filled_size) - row * row_step,
+            smaller(item.columns.last * step, columns.filled_size) - first,
+            bytes(smaller(item.blocks * L, plan_.channels - item.first_block * L))};
+  }
+
+  void run_item(Item item) const {
     fill_source(item);
+    LinesAhead ahead = lines_ahead(item, item.rows.first + plan_.tile_rows);
+    item.ahead = &ahead;
     for (std::int64_t row = item.rows.first; row < item.rows.last; row += plan_.tile_rows) {
       for (std::int64_t block = 0; block < item.blocks; ++block) {
         for_classes([&](const ClassPair& pair) {
@@ -238,6 +259,7 @@ class GroupedKernel {
     T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + block * L +
             (rows.first + place.row * rows.step) * strides.row +
             (columns.first + place.column * columns.step) * strides.column;
+    item.ahead->advance(R * P);
     const bool whole = exist_rows >= R && exist_columns >= P && (block + 1) * L <= plan_.channels;
     GroupedSums<C> sums{nullptr,
                         exist_rows > 1 ? row_step : 0,

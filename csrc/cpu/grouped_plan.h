@@ -81,3 +81,36 @@ struct GroupedPlan {
     if (line * kBytesOfC % 1024 == 0) line += L;
   }
 };
+
+// What an item fills after the rows of its present tiles, asked of memory line by line in the order
+// in which it lies there: tiles write the lines of a pixel long after each other.
+class LinesAhead {
+ public:
+  LinesAhead(const char* first, std::int64_t row_step, std::int64_t column_step, std::int64_t rows,
+             std::int64_t columns, std::int64_t bytes)
+      : row_(first),
+        row_step_(row_step),
+        column_step_(column_step),
+        rows_(rows),
+        columns_(columns),
+        bytes_(bytes) {}
+
+  void advance(int lines) {
+    constexpr std::int64_t kLine = 64;
+    for (; lines > 0 && rows_ > 0; --lines) {
+      __builtin_prefetch(row_ + column_ * column_step_ + at_, 1);
+      at_ += kLine;
+      if (at_ < bytes_) continue;
+      at_ = 0;
+      if (++column_ < columns_) continue;
+      column_ = 0;
+      row_ += row_step_;
+      --rows_;
+    }
+  }
+
+ private:
+  const char* row_;
+  std::int64_t row_step_, column_step_, rows_, columns_, bytes_;
+  std::int64_t column_ = 0, at_ = 0;
+};
