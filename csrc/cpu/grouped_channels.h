@@ -259,7 +259,7 @@ class GroupedKernel {
     T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + block * L +
             (rows.first + place.row * rows.step) * strides.row +
             (columns.first + place.column * columns.step) * strides.column;
-    item.ahead->advance(R * P);
+    item.ahead->advance(R * P / 2);
     const bool whole = exist_rows >= R && exist_columns >= P && (block + 1) * L <= plan_.channels;
     GroupedSums<C> sums{nullptr,
                         exist_rows > 1 ? row_step : 0,

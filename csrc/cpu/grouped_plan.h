@@ -95,18 +95,23 @@ class LinesAhead {
         columns_(columns),
         bytes_(bytes) {}
 
-  void advance(int lines) {
-    constexpr std::int64_t kLine = 64;
-    for (; lines > 0 && rows_ > 0; --lines) {
-      __builtin_prefetch(row_ + column_ * column_step_ + at_, 1);
-      at_ += kLine;
-      if (at_ < bytes_) continue;
-      at_ = 0;
+  // The processor fetches lines in pairs.
+  void advance(int pairs) {
+    constexpr std::int64_t kPair = 128;
+    const char* pixel = row_ + column_ * column_step_;
+    std::int64_t at = at_;
+    for (; pairs > 0 && rows_ > 0; --pairs) {
+      __builtin_prefetch(pixel + at, 1);
+      at += kPair;
+      if (at < bytes_) continue;
+      at = 0;
+      pixel += column_step_;
       if (++column_ < columns_) continue;
       column_ = 0;
-      row_ += row_step_;
+      pixel = row_ += row_step_;
       --rows_;
     }
+    at_ = at;
   }
 
  private:
