@@ -237,6 +237,9 @@ class GroupedKernel {
       if (plan_.tile_columns != kGroupedPixels) {
         fill_tile<1, kGroupedLongRow>(item, pair, place);
         column += kGroupedLongRow;
+      } else if (last - column >= kGroupedWidePixels && pair.columns.taps.count <= 2) {
+        fill_tile<kGroupedRows, kGroupedWidePixels>(item, pair, place);
+        column += kGroupedWidePixels;
       } else if (last - column > kGroupedFewPixels) {
         fill_tile<kGroupedRows, kGroupedPixels>(item, pair, place);
         column += kGroupedPixels;
@@ -328,8 +331,10 @@ class GroupedKernel {
       return sums.step == 1 ? add_grouped_taps<C, R, P, 2, 1, Q>(sums)
                             : add_grouped_taps<C, R, P, 2, 2, Q>(sums);
     }
-    sums.step == 1 ? add_grouped_taps<C, R, P, 3, 1, Q>(sums)
-                   : add_grouped_taps<C, R, P, 3, 2, Q>(sums);
+    if constexpr (R * P <= kGroupedLongRow) {
+      sums.step == 1 ? add_grouped_taps<C, R, P, 3, 1, Q>(sums)
+                     : add_grouped_taps<C, R, P, 3, 2, Q>(sums);
+    }
   }
 
   const Gather& gather_;

@@ -17,10 +17,12 @@ struct GroupedSums {
 };
 
 constexpr int kGroupedRows = kVectorBytes == 64 ? 2 : 1;
-// Columns of a tile: of several rows, of the last columns, of a single row.
+// Columns of a tile: of several rows, of the last columns, of a single row. Runs of one or two taps
+// leave registers for wide tiles, which a strided gradient of few taps a class gains by.
 constexpr int kGroupedPixels = 7, kGroupedFewPixels = 4;
 constexpr int kGroupedLongRow = kGroupedRows * kGroupedPixels;
-constexpr int kGroupedSums = kGroupedLongRow;
+constexpr int kGroupedWidePixels = kGroupedRows == 2 ? 14 : kGroupedPixels;
+constexpr int kGroupedSums = kGroupedRows * kGroupedWidePixels;
 
 template <class C, int R, int P, int K, int STEP, int Q>
 [[gnu::noinline]] void add_grouped_taps(const GroupedSums<C>& in) {
