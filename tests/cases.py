@@ -282,6 +282,10 @@ SMALL_CASES: tuple[Case, ...] = (
     _small(
         "dilation 8 reaches past the image", (2, 19, 16, 12), 35, (4, 5), padding=16, dilation=8
     ),
+    _small("deep 3x3 stride 2", (2, 130, 5, 8), 134, 3, stride=2, padding=1),
+    _small(
+        "deep 3x5, taps in the padding", (2, 97, 6, 9), 98, (3, 5), padding=(9, 2), dilation=(9, 3)
+    ),
     _small("dilation 2 stride 2", (1, 5, 12, 13), 6, 3, stride=2, padding=2, dilation=2),
     _small("dilation 4 stride 6", (1, 3, 21, 22), 4, 3, stride=6, padding=4, dilation=4),
     _small("dilation 3 stride 2", (2, 3, 11, 14), 4, (2, 3), stride=2, padding=3, dilation=3),

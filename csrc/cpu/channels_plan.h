@@ -12,6 +12,14 @@ inline const Tap& tap_in_order(const Span<Tap>& taps, std::int64_t i) {
   return taps[ascending ? i : taps.count - 1 - i];
 }
 
+// Positions of a class that see the source through a tap.
+inline Range positions_inside(const AxisTaps& axis, const AxisClass& part, std::int64_t offset) {
+  const std::int64_t step = part.source_step, begin = larger(0, ceil_divide(-offset, step));
+  const std::int64_t end =
+      smaller(part.count, floor_divide(axis.source_size - 1 - offset, step) + 1);
+  return {begin, larger(begin, end)};
+}
+
 // Long rows are cut into parts, each a gather of its own: one would be too much for the caches, and
 // the only row of a one-dimensional image is all there is to share out.
 class ColumnParts {
@@ -39,15 +47,21 @@ struct ChannelsPlan {
     chunk = ceil_divide(sources, chunks);
     chunks = ceil_divide(sources, chunk);
     choose_columns(gather);
-    choose_rows(gather);
+    if (is_deep(gather)) {
+      cut_deep(gather);
+    } else {
+      cut_wide(gather);
+    }
+  }
 
-    // An even number of items shares out evenly.
-    constexpr std::int64_t kMostPanels = 8, kItems = 4;
-    lane_parts = ceil_divide(panels, kMostPanels);
-    const std::int64_t classes = gather.groups * gather.rows.classes().count;
-    if (classes * row_parts * lane_parts % 2 == 1 && panels % 2 == 1) split_rows(gather, 2);
-    while (classes * row_parts * lane_parts < kItems && 2 * lane_parts <= panels) lane_parts *= 2;
-    item_panels = ceil_divide(panels, lane_parts);
+  // Few pixels read a large weight: then an item is all of them, and packs what it reads of the
+  // weight by itself.
+  static bool is_deep(const Gather& gather) {
+    constexpr std::int64_t kMostPixels = 1200, kWeightBytes = 512 << 10;
+    const std::int64_t pixels = smaller(gather.source_area(), gather.filled_area());
+    const std::int64_t weights = gather.filled_channels * gather.cost_per_element();
+    return pixels <= kMostPixels && ColumnParts(gather).count() == 1 &&
+           weights * static_cast<std::int64_t>(sizeof(C)) >= kWeightBytes;
   }
 
   // The panels of a part.
@@ -75,6 +89,31 @@ struct ChannelsPlan {
   std::int64_t left, columns, width;
 
  private:
+  // Items of some rows and some panels, an even number of them, which shares out evenly.
+  void cut_wide(const Gather& gather) {
+    choose_rows(gather);
+    constexpr std::int64_t kMostPanels = 8, kItems = 4;
+    lane_parts = ceil_divide(panels, kMostPanels);
+    const std::int64_t classes = gather.groups * gather.rows.classes().count;
+    if (classes * row_parts * lane_parts % 2 == 1 && panels % 2 == 1) split_rows(gather, 2);
+    while (classes * row_parts * lane_parts < kItems && 2 * lane_parts <= panels) lane_parts *= 2;
+    item_panels = ceil_divide(panels, lane_parts);
+  }
+
+  // Chunks of the whole source, and an even number of items.
+  void cut_deep(const Gather& gather) {
+    constexpr std::int64_t kStripBytes = 448 << 10, kItems = 16, kGrain = 16;
+    const std::int64_t pixels = gather.rows.source_size * width;
+    const std::int64_t fit = kStripBytes / static_cast<std::int64_t>(sizeof(C)) / larger(1, pixels);
+    const std::int64_t most = larger(kGrain, smaller(fit, chunk));
+    chunk = smaller(sources, round_up(ceil_divide(sources, ceil_divide(sources, most)), kGrain));
+    chunks = ceil_divide(sources, chunk);
+    lane_parts = ceil_divide(panels, ceil_divide(panels, kItems));
+    item_panels = ceil_divide(panels, lane_parts);
+    const std::int64_t items = lane_parts * gather.groups;
+    row_parts = items < 8 || items % 2 == 1 ? 2 : 1;
+  }
+
   static std::int64_t span(const AxisClass& axis, std::int64_t rows) {
     if (axis.taps.count == 0) return 0;
     return (rows - 1) * axis.source_step + 1 + tap_in_order(axis.taps, axis.taps.count - 1).offset -
@@ -91,14 +130,13 @@ struct ChannelsPlan {
     std::int64_t first = 0, last = 0;  // positions that are read
     for (const AxisClass& axis : gather.columns.classes()) {
       if (axis.taps.count == 0) continue;
-      // Tiles that see nothing but padding through a tap are left out.
-      const std::int64_t reach = (kGemmRows - 1) * axis.source_step;
       const std::int64_t begin = tap_in_order(axis.taps, 0).offset;
       const std::int64_t end = (axis.count - 1) * axis.source_step + 1 +
                                tap_in_order(axis.taps, axis.taps.count - 1).offset;
-      const bool skips = !taps_adjoin(axis);
-      first = smaller(first, skips ? larger(begin, -reach) : begin);
-      last = larger(last, skips ? smaller(end, gather.columns.source_size + reach) : end);
+      // Where taps do not adjoin, each is asked for the columns that it sees alone.
+      const bool pads = taps_adjoin(axis);
+      first = smaller(first, pads ? begin : 0);
+      last = larger(last, pads ? end : smaller(end, gather.columns.source_size));
     }
     left = -first;
     columns = smaller(last, gather.columns.source_size);

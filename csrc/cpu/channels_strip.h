@@ -2,6 +2,35 @@
 // with zeros for the padding along the width: strip[slot of the row][column][channel]. Rows in the
 // padding above and below have a slot too, which is never read.
 
+template <class C>
+inline void set_to_zero(C* elements, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) elements[i] = C(0);
+}
+
+// One row: zeros, [column][channel], zeros.
+template <class T>
+inline void pack_line(const ChannelsPlan<Compute<T>>& plan, const ImageStrides& strides,
+                      const T* source, std::int64_t channels, Compute<T>* line) {
+  using C = Compute<T>;
+  constexpr std::int64_t L = kLanes<C>;
+  const std::int64_t before = plan.left * channels, inside = plan.columns * channels;
+  set_to_zero(line, before);
+  set_to_zero(line + before + inside, plan.width * channels - before - inside);
+  C* to = line + before;
+  if (strides.channel != 1)
+    return transpose_matrix(source, strides.channel, channels, plan.columns, to, channels);
+  const bool adjoin = strides.column == channels;
+  const std::int64_t run = adjoin ? plan.columns * channels : channels;
+  const std::int64_t whole = run / L * L;
+  const auto tail = mask_between<C>(0, run - whole);
+  for (std::int64_t i = 0; i < (adjoin ? 1 : plan.columns); ++i) {
+    for (std::int64_t c = 0; c < whole; c += L) store(to + c, load(source + c));
+    if (whole < run) store_masked(to + whole, load_masked(source + whole, tail), tail);
+    source += strides.column;
+    to += channels;
+  }
+}
+
 template <class T>
 class ChannelsStrip {
  public:
@@ -46,42 +75,14 @@ class ChannelsStrip {
     for (std::int64_t slot = 0; slot < count; ++slot) {
       const std::int64_t row = lists_all_ ? h + slot : source_row(slot / rows_, slot % rows_);
       if (row < 0 || row >= gather_.rows.source_size) continue;
-      pack_line(source + row * strides.row, channels, strip + slot * plan_.width * channels);
+      pack_line(plan_, strides, source + row * strides.row, channels,
+                strip + slot * plan_.width * channels);
     }
   }
 
  private:
   std::int64_t source_row(std::int64_t tap, std::int64_t row) const {
     return (first_ + row) * axis_.source_step + tap_in_order(axis_.taps, tap).offset;
-  }
-
-  void pack_line(const T* source, std::int64_t channels, C* line) const {
-    const std::int64_t before = plan_.left * channels, inside = plan_.columns * channels;
-    set_to_zero(line, before);
-    to_columns(source, channels, line + before);
-    set_to_zero(line + before + inside, plan_.width * channels - before - inside);
-  }
-  static void set_to_zero(C* elements, std::int64_t count) {
-    for (std::int64_t i = 0; i < count; ++i) elements[i] = C(0);
-  }
-
-  void to_columns(const T* source, std::int64_t channels, C* to) const {
-    constexpr std::int64_t L = kLanes<C>;
-    const ImageStrides& strides = gather_.source_strides;
-    if (strides.channel != 1) {
-      transpose_matrix(source, strides.channel, channels, plan_.columns, to, channels);
-      return;
-    }
-    const bool adjoin = strides.column == channels;
-    const std::int64_t run = adjoin ? plan_.columns * channels : channels;
-    const std::int64_t whole = run / L * L;
-    const auto tail = mask_between<C>(0, run - whole);
-    for (std::int64_t i = 0; i < (adjoin ? 1 : plan_.columns); ++i) {
-      for (std::int64_t c = 0; c < whole; c += L) store(to + c, load(source + c));
-      if (whole < run) store_masked(to + whole, load_masked(source + whole, tail), tail);
-      source += strides.column;
-      to += channels;
-    }
   }
 
   const Gather& gather_;

@@ -255,10 +255,8 @@ Refusal better_without_packing(const Problem& problem) {
     return "patches of many taps: direct.channels packs whole rows of pixels";
   if (!forward && !nhwc && has_stride(g) && (overlap || g.input_area() >= 784))
     return "direct.channels fills all columns of a row at once, whatever the stride";
-  // Of few pixels, packing is cheap beside the weight, except for many taps and in the planes of a
-  // strided gradient.
-  const bool many_pixels =
-      !few_packed_pixels(g) || g.kernel_area() >= 16 || (!forward && !nhwc && has_stride(g));
+  // Few pixels of channels_last are packed cheaply beside the weight, except for many taps.
+  const bool many_pixels = !nhwc || !few_packed_pixels(g) || g.kernel_area() >= 16;
   if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
     return "taps share pixels: direct.channels packs each once for all taps";
   if (!forward && is_patch(g) && !few_packed_pixels(g) && g.output_area() <= 4096)

@@ -9,7 +9,9 @@
 #include "cpu/channels_plan.h"
 #include "cpu/channels_weights.h"
 #include "cpu/channels_strip.h"
+#include "cpu/channels_sums.h"
 #include "cpu/channels.h"
+#include "cpu/channels_deep.h"
 #include "cpu/gemm_plan.h"
 #include "cpu/gemm_images.h"
 #include "cpu/gemm_weights.h"
@@ -29,9 +31,9 @@ constexpr const char* kAboutChannels =
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<GemmByLayout>  (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
-    make_row<GemmByLayout>  (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
-    make_row<ChannelsKernel>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
-    make_row<ChannelsKernel>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
+    make_row<GemmByLayout>   (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
+    make_row<GemmByLayout>   (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
+    make_row<ChannelsByDepth>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
+    make_row<ChannelsByDepth>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
 };
 // clang-format on
