@@ -124,8 +124,9 @@ class ChannelsKernel {
   void fill(const Item& item, C* scratch) const {
     C *const strip = scratch, *const totals = scratch + aligned(plan_.strip());
     const C* bias = bias_ + (item.group * plan_.panels + item.panel) * kLanesOfPanel;
-    for (std::int64_t p = 0; p < item.panels; ++p)
+    for (std::int64_t p = 0; p < item.panels && !plan_.whole_rows; ++p)
       sums_.start(bias + p * kLanesOfPanel, item.rows, totals + p * plan_.totals_of_panel());
+    const std::int64_t channel = item.group * gather_.filled_channels + item.panel * kLanesOfPanel;
     const ChannelsStrip<T> source(gather_, plan_, *item.axis, item.row, item.rows);
     for (std::int64_t chunk = 0; chunk < plan_.chunks && item.axis->taps.count > 0; ++chunk) {
       source.pack(item.sample, item.group * plan_.sources + chunk * plan_.chunk,
@@ -134,16 +135,17 @@ class ChannelsKernel {
         for (const AxisClass& columns : gather_.columns.classes()) {
           const C* weights = packed_weights_ +
                              weights_.first(item.group, item.panel + p, *item.axis, columns, chunk);
-          sums_.add_chunk(item.axis->taps, columns, source, strip, plan_.chunk_size(chunk), weights,
-                          sums_.lanes(item.panel + p), totals + p * plan_.totals_of_panel());
+          sums_.add_chunk(
+              source, {*item.axis, columns, item.row, item.rows, plan_.chunk_size(chunk),
+                       sums_.lanes(item.panel + p), strip, weights,
+                       totals + p * plan_.totals_of_panel(), chunk == 0, chunk == plan_.chunks - 1,
+                       bias + p * kLanesOfPanel, item.sample, channel + p * kLanesOfPanel});
         }
       }
     }
-    for (std::int64_t p = 0; p < item.panels; ++p) {
-      const std::int64_t panel = item.panel + p;
-      sums_.store_rows(item.sample, item.group * gather_.filled_channels + panel * kLanesOfPanel,
-                       sums_.lanes(panel), *item.axis, item.row, item.rows,
-                       totals + p * plan_.totals_of_panel());
+    for (std::int64_t p = 0; p < item.panels && !sums_.is_direct(); ++p) {
+      sums_.store_rows(item.sample, channel + p * kLanesOfPanel, sums_.lanes(item.panel + p),
+                       *item.axis, item.row, item.rows, totals + p * plan_.totals_of_panel());
     }
   }
 

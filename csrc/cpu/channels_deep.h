@@ -143,10 +143,9 @@ class DeepChannelsKernel {
 
   void fill(const Item& item, C* scratch) const {
     C *const weights = scratch, *const totals = scratch + weights_of_chunk();
-    for (std::int64_t p = 0; p < item.panels; ++p) {
-      const C* bias = bias_ + (item.group * plan_.panels + item.panel + p) * kLanesOfPanel;
+    for (std::int64_t p = 0; p < item.panels && !plan_.whole_rows; ++p) {
       for_totals(item, totals, p, [&](std::int64_t, const AxisClass&, const Range& rows, C* to) {
-        sums_.start(bias, rows.last - rows.first, to);
+        sums_.start(bias(item, p), rows.last - rows.first, to);
       });
     }
     for (std::int64_t chunk = 0; chunk < plan_.chunks; ++chunk) {
@@ -154,29 +153,36 @@ class DeepChannelsKernel {
         weights_.pack_chunk(item.group, item.panel + p, chunk, true, weights);
         for_totals(item, totals, p,
                    [&](std::int64_t n, const AxisClass& axis, const Range& rows, C* to) {
-                     add_chunk(item, item.panel + p, chunk, n, axis, rows, weights, to);
+                     add_chunk(item, p, chunk, n, axis, rows, weights, to);
                    });
       }
     }
-    for (std::int64_t p = 0; p < item.panels; ++p) {
-      const std::int64_t channel =
-          item.group * gather_.filled_channels + (item.panel + p) * kLanesOfPanel;
-      for_totals(item, totals, p,
-                 [&](std::int64_t n, const AxisClass& axis, const Range& rows, C* from) {
-                   sums_.store_rows(item.first_sample + n, channel, sums_.lanes(item.panel + p),
-                                    axis, rows.first, rows.last - rows.first, from);
-                 });
+    for (std::int64_t p = 0; p < item.panels && !sums_.is_direct(); ++p) {
+      for_totals(
+          item, totals, p, [&](std::int64_t n, const AxisClass& axis, const Range& rows, C* from) {
+            sums_.store_rows(item.first_sample + n, channel(item, p), sums_.lanes(item.panel + p),
+                             axis, rows.first, rows.last - rows.first, from);
+          });
     }
+  }
+  const C* bias(const Item& item, std::int64_t panel) const {
+    return bias_ + (item.group * plan_.panels + item.panel + panel) * kLanesOfPanel;
+  }
+  std::int64_t channel(const Item& item, std::int64_t panel) const {
+    return item.group * gather_.filled_channels + (item.panel + panel) * kLanesOfPanel;
   }
 
   void add_chunk(const Item& item, std::int64_t panel, std::int64_t chunk, std::int64_t sample,
                  const AxisClass& axis, const Range& rows, const C* weights, C* totals) const {
-    const Source source{*this, axis, rows.first, rows.last - rows.first};
+    const std::int64_t count = rows.last - rows.first;
+    const Source source{*this, axis, rows.first, count};
     for (const AxisClass& columns : gather_.columns.classes()) {
-      sums_.add_chunk(axis.taps, columns, source, strips_ + strip(sample, item.group, chunk),
-                      plan_.chunk_size(chunk),
-                      weights + weights_.first_of_chunk(axis, columns, chunk), sums_.lanes(panel),
-                      totals);
+      sums_.add_chunk(source,
+                      {axis, columns, rows.first, count, plan_.chunk_size(chunk),
+                       sums_.lanes(item.panel + panel), strips_ + strip(sample, item.group, chunk),
+                       weights + weights_.first_of_chunk(axis, columns, chunk), totals, chunk == 0,
+                       chunk == plan_.chunks - 1, bias(item, panel), item.first_sample + sample,
+                       channel(item, panel)});
     }
   }
 

@@ -38,6 +38,9 @@ class ColumnParts {
 
 template <class C>
 struct ChannelsPlan {
+  // Of a block of the sum, at most. More would keep totals longer in registers, but round worse.
+  static constexpr std::int64_t kTerms = 384;
+
   explicit ChannelsPlan(const Gather& gather)
       : sources(gather.source_channels),
         panels(ceil_divide(gather.filled_channels, kPanelLanes<C>)),
@@ -47,6 +50,7 @@ struct ChannelsPlan {
     chunk = ceil_divide(sources, chunks);
     chunks = ceil_divide(sources, chunk);
     choose_columns(gather);
+    whole_rows = sees_whole_rows(gather);
     if (is_deep(gather)) {
       cut_deep(gather);
     } else {
@@ -57,11 +61,11 @@ struct ChannelsPlan {
   // Few pixels read a large weight: then an item is all of them, and packs what it reads of the
   // weight by itself.
   static bool is_deep(const Gather& gather) {
-    constexpr std::int64_t kMostPixels = 1200, kWeightBytes = 512 << 10;
     const std::int64_t pixels = smaller(gather.source_area(), gather.filled_area());
-    const std::int64_t weights = gather.filled_channels * gather.cost_per_element();
-    return pixels <= kMostPixels && ColumnParts(gather).count() == 1 &&
-           weights * static_cast<std::int64_t>(sizeof(C)) >= kWeightBytes;
+    const std::int64_t bytes =
+        gather.filled_channels * gather.cost_per_element() * static_cast<std::int64_t>(sizeof(C));
+    const std::int64_t fewest = pixels <= 256 ? 64 << 10 : 512 << 10;
+    return pixels <= 1200 && bytes >= fewest && ColumnParts(gather).count() == 1;
   }
 
   // The panels of a part.
@@ -85,6 +89,7 @@ struct ChannelsPlan {
   std::int64_t filled_columns;
   std::int64_t rows, row_parts;  // of a class, at most
   std::int64_t slots;            // source rows of a strip, at most
+  bool whole_rows;               // all columns of a class see the source through each run of taps
   // Columns of the strip: zeros, then [0, columns) of the source, then zeros.
   std::int64_t left, columns, width;
 
@@ -124,6 +129,19 @@ struct ChannelsPlan {
     for (const AxisClass& axis : gather.rows.classes())
       most = larger(most, smaller(span(axis, rows), axis.taps.count * rows));
     return most;
+  }
+
+  static bool sees_whole_rows(const Gather& gather) {
+    for (const AxisClass& axis : gather.rows.classes()) {
+      if (axis.taps.count == 0) return false;
+    }
+    for (const AxisClass& axis : gather.columns.classes()) {
+      if (axis.taps.count == 0) return false;
+      if (taps_adjoin(axis)) continue;
+      const Range seen = positions_inside(gather.columns, axis, axis.taps[0].offset);
+      if (axis.taps.count > 1 || seen.first > 0 || seen.last < axis.count) return false;
+    }
+    return true;
   }
 
   void choose_columns(const Gather& gather) {

@@ -89,8 +89,9 @@ class ChannelsWeights {
           const Tap& row_tap = tap_in_order(rows.taps, row);
           for (std::int64_t column = 0; column < columns.taps.count; ++column) {
             const Tap& column_tap = tap_in_order(columns.taps, column);
-            const bool is_read = sees_source(gather_.rows, rows, row_tap) &&
-                                 sees_source(gather_.columns, columns, column_tap);
+            const bool is_read =
+                sees_source(gather_.rows, rows, row_tap) &&
+                (Plan::taps_adjoin(columns) || sees_source(gather_.columns, columns, column_tap));
             if (is_read || !skips) visit(row_tap.kernel, column_tap.kernel, first);
             first += size * kLanesOfPanel;
           }

@@ -4,6 +4,8 @@
 //     target[r][lane] = start[r][lane] + sum over k < depth of rows[r * row_pitch + k] *
 //                                                             panel[k * kPanelLanes + lane]
 //
+// and on over more runs of as many terms, if there are any.
+//
 // 14 x 2 vectors use 28 of the 32 AVX-512 registers for sums, 2 for the panel and one for the
 // row's element: 28 multiply-adds for 16 loads, and a panel that streams from L2 brings 128 bytes
 // in 14 cycles, where a tile of 6 x 4 asks for 256 in 12. With 16 registers 6 x 2 fit. Rows lie at
@@ -26,6 +28,8 @@ struct TileJob {
   C* target;
   const std::int64_t* offsets;  // of each row, from the target
   Mask<C> tail;                 // lanes of the last vector that are stored
+  // Terms of the panel follow each other from run to run, those of the rows lie apart.
+  std::int64_t runs = 1, run_step = 0;
 };
 
 template <class C, int R, int V>
@@ -57,22 +61,30 @@ template <class C, int R, int V>
       for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
     }
   };
-  std::int64_t left = job.depth;
   // Stores that wait for L3 would hold up the next tile: their lines are asked for here, a row at a
   // time, so that those of the panel need not queue behind them.
   const std::int64_t* offset = job.offsets;
   const std::int64_t* const last_offset = offset + R;
-  for (; left >= 2; left -= 2) {
-    if (offset != last_offset) {
+  const std::int64_t depth = job.depth, gap = job.run_step - depth;
+  std::int64_t runs = job.runs;
+  do {
+    std::int64_t left = depth;
+    for (; left >= 2; left -= 2) {
+      if (offset != last_offset) {
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) __builtin_prefetch(job.target + *offset + v * kLanes<C>, 1);
-      ++offset;
+        for (int v = 0; v < V; ++v) __builtin_prefetch(job.target + *offset + v * kLanes<C>, 1);
+        ++offset;
+      }
+      add_term(0);
+      add_term(1);
+      first += 2, fifth += 2, tenth += 2, panel += 2 * kPanelLanes<C>;
     }
-    add_term(0);
-    add_term(1);
-    first += 2, fifth += 2, tenth += 2, panel += 2 * kPanelLanes<C>;
-  }
-  if (left > 0) add_term(0);
+    if (left > 0) {
+      add_term(0);
+      first += 1, fifth += 1, tenth += 1, panel += kPanelLanes<C>;
+    }
+    first += gap, fifth += gap, tenth += gap;
+  } while (--runs > 0);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
