@@ -1,23 +1,27 @@
 // The weight gradient of a window of one tap as a product of matrices:
 //
-//     w[oc, ic] = sum over n and pixels p of y[n, oc, p] * x[n, ic, p]
+//     w[oc, ic] = sum over n and pixels p of y[n, oc, p] * x[n, ic, p']
 //
-// Lanes are the channels of one image and rows those of the other. An item is a patch of w over a
-// chunk of the pixels of every sample; it packs both images block by block (L2), term after term,
-// and multiplies them by the tile of gemm_weight_tile.h: each element of the panel, from L2, for 8
-// rows, and each of the rows, in L1, for 3 vectors. Sums are added block by block, 256 terms or so
-// each. There is more than one chunk only where patches are too few to share out: each then has
-// totals of its own, which are added in order at the end.
+// where p' is p, or the pixel of x that a stride leads to. Lanes are the channels of one image and
+// rows those of the other. An item is a patch of w over a chunk of the pixels of every sample.
+// Block by block of 128 terms or so of the sum it packs its lanes, panels that fit L1, and
+// multiplies each by all rows by the tile of gemm_weight_tile.h; rows are read where they lie, from
+// L2, an element for 3 vectors, and only 16-bit ones are packed, which converts them. There is more
+// than one chunk only where patches are too few to share out: each then has totals of its own,
+// which are added in order at the end.
 
-template <class C>
+template <class T>
 struct GemmWeightPlan {
-  static constexpr std::int64_t kMostTerms = 256, kFewestTerms = 96;
+  using C = Compute<T>;
+  static constexpr bool kRowsInPlace = std::is_same_v<T, C>;
 
   explicit GemmWeightPlan(const Problem& problem) {
     const Geometry& g = problem.geometry;
     const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
-    // Lanes in the order of w are stored without a transposition.
-    lanes_are_inputs = in >= 48 || in >= out;
+    x_adjoins = g.height.stride == 1 && g.width.stride == 1 && g.width.input == g.width.output;
+    // Lanes in the order of w are stored without a transposition; and packing them puts pixels of x
+    // side by side that lie apart.
+    lanes_are_inputs = in >= 48 || in >= out || !x_adjoins;
     lanes = lanes_are_inputs ? in : out;
     rows = lanes_are_inputs ? out : in;
     groups = g.groups;
@@ -39,12 +43,15 @@ struct GemmWeightPlan {
   std::int64_t patch_lanes() const { return ceil_divide(vectors(), lane_parts) * kLanes<C>; }
   std::int64_t total_elements() const { return patch_rows() * patch_lanes(); }
 
-  // Of a thread: the panels, the tiles of rows, totals. Tiles end with slack for vectors that reach
-  // past them, and begin in different sets of the cache.
+  // Of a thread: the panels, the tiles of rows if they are packed, totals. Tiles end with slack for
+  // vectors that reach past them, and begin in different sets of the cache.
   std::int64_t panel_size() const { return round_up(terms * patch_lanes(), 16); }
   std::int64_t tile_step() const { return ((terms * kPackedRows / 16 + 3) | 1) * 16; }
-  std::int64_t rows_size() const { return ceil_divide(patch_rows(), kPackedRows) * tile_step(); }
+  std::int64_t rows_size() const {
+    return kRowsInPlace ? 0 : ceil_divide(patch_rows(), kPackedRows) * tile_step();
+  }
 
+  bool x_adjoins;  // the pixels of x that all of y meet
   bool lanes_are_inputs;
   std::int64_t lanes, rows, groups, pixels;
   std::int64_t lane_parts, row_parts, chunks;
@@ -55,28 +62,37 @@ struct GemmWeightPlan {
   std::int64_t vectors() const { return ceil_divide(lanes, kLanes<C>); }
   Range vectors_of(std::int64_t part) const { return part_of({0, vectors()}, lane_parts, part); }
 
-  // Totals of a patch stay in L2; each split packs the other operand once more.
+  // Totals of a patch stay in L2. Of few pixels, an item takes some of the lanes, which it alone
+  // packs, and streams all rows; of many, which it had better read once, a chunk of them.
   void choose_patches() {
     constexpr std::int64_t kTotalBytes = 256 << 10, kLaneBytes = 2048,
                            kFewestRows = 2 * kPackedRows;
-    constexpr std::int64_t kFewestPixels = 256, kEnoughItems = 4;
+    constexpr std::int64_t kFewestPixels = 512, kEnoughItems = 4;
     const std::int64_t bytes = lanes * static_cast<std::int64_t>(sizeof(C));
     lane_parts = ceil_divide(bytes, kLaneBytes);
     const std::int64_t most_rows =
         larger(kFewestRows, kTotalBytes / ceil_divide(bytes, lane_parts));
     row_parts = ceil_divide(rows, most_rows);
     chunks = smaller(ceil_divide(kEnoughItems, patches()), larger(1, pixels / kFewestPixels));
-    while ((patches() * chunks < kEnoughItems || patches() * chunks % 2 == 1) &&
-           rows >= 2 * row_parts * kFewestRows) {
-      row_parts *= 2;
+    while (patches() * chunks < kEnoughItems || patches() * chunks % 2 == 1) {
+      if (vectors() >= 2 * lane_parts * kPackedVectors) {
+        lane_parts *= 2;
+      } else if (rows >= 2 * row_parts * kFewestRows) {
+        row_parts *= 2;
+      } else {
+        break;
+      }
     }
   }
 
+  // A panel fits L1 beside the rows that pass; those of all panels of a patch, and the rows that
+  // each of them meets, L2.
   void choose_blocks(std::int64_t batch) {
-    constexpr std::int64_t kBytes = 448 << 10;
-    const std::int64_t term_bytes =
-        (patch_lanes() + patch_rows()) * static_cast<std::int64_t>(sizeof(C));
-    const std::int64_t most = larger(kFewestTerms, smaller(kMostTerms, kBytes / term_bytes));
+    constexpr std::int64_t kElement = sizeof(C), kPanelBytes = 24 << 10, kBytes = 448 << 10;
+    constexpr std::int64_t kMostTerms = smaller(256, kPanelBytes / (kPackedVectors * kVectorBytes)),
+                           kFewestTerms = 96;
+    const std::int64_t most = larger(
+        kFewestTerms, smaller(kMostTerms, kBytes / ((patch_lanes() + patch_rows()) * kElement)));
     const std::int64_t of_chunk = ceil_divide(pixels, chunks);
     samples = larger(1, smaller(batch, most / of_chunk));
     terms = samples * smaller(of_chunk, most);
@@ -87,7 +103,7 @@ template <class T>
 class GemmWeightKernel {
  public:
   using C = Compute<T>;
-  using Plan = GemmWeightPlan<C>;
+  using Plan = GemmWeightPlan<T>;
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Plan plan(problem);
@@ -162,8 +178,7 @@ class GemmWeightKernel {
         const Range block = part_of(pixels, parts, part);
         pack(patch, n, samples, block, scratch);
         const bool is_last = n + samples == g_.batch && part == parts - 1;
-        multiply(patch, samples * (block.last - block.first), n + part == 0, is_last, totals,
-                 scratch);
+        multiply(patch, n, samples, block, n + part == 0, is_last, totals, scratch);
       }
     }
     if (plan_.chunks == 1 && !at_once) store_.store_rows(g_, w(), patch, data, {0, patch.rows});
@@ -178,58 +193,116 @@ class GemmWeightKernel {
             C* scratch) const {
     const std::int64_t pixels = block.last - block.first, terms = samples * pixels;
     const std::int64_t vectors = ceil_divide(patch.lanes, kLanes<C>);
-    const RowTiles tiles(patch.rows, kPackedRows, true);
     for (std::int64_t s = 0; s < samples; ++s) {
       for (std::int64_t i = 0; i < panel_count(vectors); ++i) {
         const Range panel = part_of({0, vectors}, panel_count(vectors), i);
         const std::int64_t first = panel.first * kLanes<C>, end = panel.last * kLanes<C>;
-        pack_panel(
-            window(plan_.lanes_are_inputs, patch.group, n + s, block, patch.first_lane + first),
-            smaller(end, patch.lanes) - first, end - first,
-            scratch + first * terms + s * pixels * (end - first));
+        pack_lanes(patch.group, n + s, block, patch.first_lane + first,
+                   smaller(end, patch.lanes) - first, end - first,
+                   scratch + first * terms + s * pixels * (end - first));
       }
-      pack_row_tiles<T, kPackedRows>(
-          window(!plan_.lanes_are_inputs, patch.group, n + s, block, patch.first_row), tiles,
-          plan_.tile_step(), scratch + plan_.panel_size() + s * pixels * kPackedRows);
+      if (!Plan::kRowsInPlace) {
+        pack_row_tiles<T, kPackedRows>(
+            window(!plan_.lanes_are_inputs, patch.group, n + s, block, patch.first_row),
+            tiles_of(patch), plan_.tile_step(),
+            scratch + plan_.panel_size() + s * pixels * kPackedRows);
+      }
     }
   }
 
-  // Pixels of x or y, from a channel of the group on.
+  static RowTiles tiles_of(const WeightPatch& patch) {
+    return RowTiles(patch.rows, kPackedRows, true);
+  }
+
+  // Pixel by pixel of x that adjoin, or row by row of y.
+  void pack_lanes(std::int64_t group, std::int64_t n, const Range& block, std::int64_t channel,
+                  std::int64_t channels, std::int64_t step, C* target) const {
+    const std::int64_t columns = plan_.x_adjoins ? plan_.pixels : g_.width.output;
+    for (std::int64_t p = block.first, end; p < block.last; p = end) {
+      end = smaller(p / columns * columns + columns, block.last);
+      pack_panel(window(plan_.lanes_are_inputs, group, n, {p, end}, channel), channels, step,
+                 target + (p - block.first) * step);
+    }
+  }
+
+  // Pixels of x or y, from a channel of the group on; those of x that pixels of a row of y meet.
   PixelWindow<T> window(bool of_x, std::int64_t group, std::int64_t n, const Range& pixels,
                         std::int64_t channel) const {
     const ImageStrides strides = of_x ? problem_.x_strides() : problem_.y_strides();
     const std::int64_t first =
         group * (of_x ? g_.in_channels_per_group() : g_.out_channels_per_group()) + channel;
     const T* data = static_cast<const T*>(of_x ? buffers_.x : buffers_.y);
-    const std::int64_t count = pixels.last - pixels.first;
-    return {data + n * strides.sample + first * strides.channel + pixels.first * strides.column,
+    const std::int64_t count = pixels.last - pixels.first, width = g_.width.output;
+    const std::int64_t column = strides.column * (of_x ? g_.width.stride : 1);
+    const std::int64_t row = strides.row * (of_x ? g_.height.stride : 1);
+    return {data + n * strides.sample + first * strides.channel + pixels.first / width * row +
+                pixels.first % width * column,
             1,
             count,
-            count * strides.column,
-            strides.column,
+            count * column,
+            column,
             strides.channel};
   }
 
-  void multiply(const WeightPatch& patch, std::int64_t terms, bool is_first, bool is_last,
-                const Totals& totals, const C* scratch) const {
+  // A panel stays in L1 while the rows pass.
+  void multiply(const WeightPatch& patch, std::int64_t n, std::int64_t samples, const Range& block,
+                bool is_first, bool is_last, const Totals& totals, const C* scratch) const {
     const std::int64_t vectors = ceil_divide(patch.lanes, kLanes<C>);
-    const RowTiles tiles(patch.rows, kPackedRows, true);
+    const std::int64_t terms = samples * (block.last - block.first);
+    const RowTiles tiles = tiles_of(patch);
     C* const target = is_last ? totals.last : totals.data;
     const std::int64_t target_step = is_last ? totals.last_step : plan_.patch_lanes();
     const std::int64_t lanes = is_last ? totals.last_lanes : plan_.patch_lanes();
-    // A tile of rows stays in L1 while the panels pass.
-    for (std::int64_t t = 0; t < tiles.count; ++t) {
-      for (std::int64_t i = 0; i < panel_count(vectors); ++i) {
-        const Range panel = part_of({0, vectors}, panel_count(vectors), i);
-        const std::int64_t lane = panel.first * kLanes<C>;
-        const std::int64_t start = tiles.first(t) * plan_.patch_lanes() + lane;
-        multiply_packed(
-            tiles.rows(t), panel.last - panel.first,
-            PackedTile<C>{scratch + plan_.panel_size() + t * plan_.tile_step(),
-                          scratch + lane * terms, terms, is_first ? nullptr : totals.data + start,
-                          plan_.patch_lanes(), target + tiles.first(t) * target_step + lane,
-                          target_step, mask_between<C>(0, lanes - (panel.last - 1) * kLanes<C>)});
+    const Rows rows = rows_of(patch, n, samples, block, scratch);
+    for (std::int64_t i = 0; i < panel_count(vectors); ++i) {
+      const Range panel = part_of({0, vectors}, panel_count(vectors), i);
+      const std::int64_t lane = panel.first * kLanes<C>;
+      PackedTile<C> tile{rows.first,
+                         rows.pitch,
+                         rows.sample,
+                         scratch + lane * terms,
+                         rows.samples,
+                         terms / rows.samples,
+                         nullptr,
+                         plan_.patch_lanes(),
+                         nullptr,
+                         target_step,
+                         mask_between<C>(0, lanes - (panel.last - 1) * kLanes<C>)};
+      for (std::int64_t t = 0; t < tiles.count; ++t) {
+        const std::int64_t first = tiles.first(t);
+        tile.rows = rows.first + (Plan::kRowsInPlace ? first * rows.channel : t * rows.channel);
+        if (!is_first) tile.start = totals.data + first * plan_.patch_lanes() + lane;
+        tile.target = target + first * target_step + lane;
+        if (rows.adjoin) {
+          multiply_packed<true>(tiles.rows(t), panel.last - panel.first, tile);
+        } else {
+          multiply_packed<false>(tiles.rows(t), panel.last - panel.first, tile);
+        }
       }
+    }
+  }
+
+  // The rows of a block as tiles read them; `channel`: from a row to the next one, or from tile to
+  // tile where they are packed.
+  struct Rows {
+    const C* first;
+    std::int64_t pitch, sample, samples, channel;
+    bool adjoin;
+  };
+  Rows rows_of(const WeightPatch& patch, std::int64_t n, std::int64_t samples, const Range& block,
+               const C* scratch) const {
+    if constexpr (Plan::kRowsInPlace) {
+      const bool of_x = !plan_.lanes_are_inputs;
+      const ImageStrides strides = of_x ? problem_.x_strides() : problem_.y_strides();
+      const bool adjoin = strides.channel == 1;
+      return {window(of_x, patch.group, n, block, patch.first_row).first,
+              adjoin ? strides.column : strides.channel,
+              strides.sample,
+              samples,
+              strides.channel,
+              adjoin};
+    } else {
+      return {scratch + plan_.panel_size(), kPackedRows, 0, 1, plan_.tile_step(), true};
     }
   }
 

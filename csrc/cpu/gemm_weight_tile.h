@@ -1,22 +1,24 @@
-// The register tile of direct.gemm for weights: both operands are packed, term after term of the
-// sum, so that one pointer reaches each.
+// The register tile of direct.gemm for weights: the panel is packed, term after term of the sum;
+// rows lie as they do in the image, side by side in every term (channels_last) or each term after
+// term (planes).
 //
-//     target[r][lane] = start[r][lane] + sum over k < depth of rows[k * kPackedRows + r] *
-//                                                             panel[k * lanes + lane]
+//     target[r][lane] = start[r][lane] + sum over samples s and k < depth of
+//                           rows[s * sample + (k * pitch + r, or r * pitch + k)] *
+//                           panel[(s * depth + k) * lanes + lane]
 //
 // 8 x 3 vectors use 24 of the 32 AVX-512 registers for sums and 3 for the panel: 24 multiply-adds
-// for 11 loads, asked for while others wait for L2. With 16 registers 4 x 3 fit.
+// for 11 loads. With 16 registers 6 x 2 fit; 4 x 3 leave none to spare, and the compiler spills.
 // Tried: elements as operands in memory, as in gemm_tile.h; slower beside the prefetches.
 
-constexpr int kPackedRows = kVectorBytes == 64 ? 8 : 4;
-constexpr int kPackedVectors = 3;
-constexpr int kTermsAhead = 8;
+constexpr int kPackedRows = kVectorBytes == 64 ? 8 : 6;
+constexpr int kPackedVectors = kVectorBytes == 64 ? 3 : 2;
 
 template <class C>
 struct PackedTile {
   const C* rows;
+  std::int64_t pitch, sample;  // of the rows
   const C* panel;
-  std::int64_t depth;
+  std::int64_t samples, depth;
   const C* start;  // null for zeros
   std::int64_t start_step;
   C* target;
@@ -24,8 +26,9 @@ struct PackedTile {
   Mask<C> tail;  // lanes of the last vector that are stored
 };
 
-template <class C, int R, int V>
+template <class C, int R, int V, bool kRowsAdjoin>
 [[gnu::noinline]] void multiply_packed(const PackedTile<C>& tile) {
+  constexpr std::int64_t kTermsAhead = 8;
   Vector<C> sums[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -39,30 +42,35 @@ template <class C, int R, int V>
     for (int v = 0; v < V; ++v)
       __builtin_prefetch(tile.target + r * tile.target_step + v * kLanes<C>, 1);
   }
-  const C *rows = tile.rows, *panel = tile.panel;
-  const auto add_term = [&](std::int64_t k) __attribute__((always_inline)) {
-    Vector<C> lanes[V];
+  const std::int64_t pitch = tile.pitch;
+  const C* panel = tile.panel;
+  for (std::int64_t s = 0; s < tile.samples; ++s) {
+    const C *first = tile.rows + s * tile.sample, *fifth = first + 5 * pitch;
+    const auto add_term = [&](std::int64_t k) __attribute__((always_inline)) {
+      Vector<C> lanes[V];
 #pragma GCC unroll 3
-    for (int v = 0; v < V; ++v) {
-      const C* vector = panel + (k * V + v) * kLanes<C>;
-      lanes[v] = load(vector);
-      __builtin_prefetch(vector + kTermsAhead * V * kLanes<C>);
-    }
-    __builtin_prefetch(rows + (k + kTermsAhead) * kPackedRows);
+      for (int v = 0; v < V; ++v) lanes[v] = in_register(load(panel + (k * V + v) * kLanes<C>));
+      if (kRowsAdjoin) __builtin_prefetch(first + (k + kTermsAhead) * pitch);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vector<C> element = broadcast(rows[k * kPackedRows + r]);
+      for (int r = 0; r < R; ++r) {
+        const Vector<C> element = in_register(broadcast(
+            kRowsAdjoin ? first[k * pitch + r] : (r < 5 ? first : fifth)[r % 5 * pitch + k]));
 #pragma GCC unroll 3
-      for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
+        for (int v = 0; v < V; ++v) add_product(sums[r][v], element, lanes[v]);
+      }
+    };
+    const std::int64_t step = 2 * (kRowsAdjoin ? pitch : 1);
+    std::int64_t left = tile.depth;
+    for (; left >= 2; left -= 2) {
+      add_term(0);
+      add_term(1);
+      first += step, fifth += step, panel += 2 * V * kLanes<C>;
     }
-  };
-  std::int64_t left = tile.depth;
-  for (; left >= 2; left -= 2) {
-    add_term(0);
-    add_term(1);
-    rows += 2 * kPackedRows, panel += 2 * V * kLanes<C>;
+    if (left > 0) {
+      add_term(0);
+      panel += V * kLanes<C>;
+    }
   }
-  if (left > 0) add_term(0);
   const C* start = tile.start;
   C* target = tile.target;
 #pragma GCC unroll 8
@@ -78,19 +86,21 @@ template <class C, int R, int V>
   }
 }
 
-template <class C, int V, int... R>
+template <class C, int V, bool kRowsAdjoin, int... R>
 inline void multiply_packed_rows(std::int64_t rows, const PackedTile<C>& tile,
                                  std::integer_sequence<int, R...>) {
   using Multiply = void (*)(const PackedTile<C>&);
-  static constexpr Multiply kByRows[] = {multiply_packed<C, R + 1, V>...};
+  static constexpr Multiply kByRows[] = {multiply_packed<C, R + 1, V, kRowsAdjoin>...};
   kByRows[rows - 1](tile);
 }
 
 // The tile of that many rows, at most kPackedRows, and vectors, at most kPackedVectors.
-template <class C>
+template <bool kRowsAdjoin, class C>
 inline void multiply_packed(std::int64_t rows, std::int64_t vectors, const PackedTile<C>& tile) {
   constexpr std::make_integer_sequence<int, kPackedRows> counts;
-  if (vectors == 3) return multiply_packed_rows<C, 3>(rows, tile, counts);
-  if (vectors == 2) return multiply_packed_rows<C, 2>(rows, tile, counts);
-  multiply_packed_rows<C, 1>(rows, tile, counts);
+  if constexpr (kPackedVectors == 3) {
+    if (vectors == 3) return multiply_packed_rows<C, 3, kRowsAdjoin>(rows, tile, counts);
+  }
+  if (vectors == 2) return multiply_packed_rows<C, 2, kRowsAdjoin>(rows, tile, counts);
+  multiply_packed_rows<C, 1, kRowsAdjoin>(rows, tile, counts);
 }

@@ -235,6 +235,13 @@ Refusal needs_pointwise(const Problem& problem) {
              : "needs a window of one tap, stride 1, no padding and all pixels";
 }
 
+Refusal needs_one_tap(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  return g.kernel_area() == 1 && g.height.padding == 0 && g.width.padding == 0
+             ? nullptr
+             : "needs a window of one tap and no padding";
+}
+
 Refusal few_channels_in_place(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();

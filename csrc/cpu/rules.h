@@ -17,6 +17,7 @@ Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal needs_rows_alike(const Problem& problem);
 Refusal needs_short_sums_and_strides(const Problem& problem);
 Refusal needs_pointwise(const Problem& problem);
+Refusal needs_one_tap(const Problem& problem);
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.

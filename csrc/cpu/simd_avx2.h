@@ -55,6 +55,15 @@ inline Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) 
   return _mm256_fmadd_pd(a, b, c);
 }
 
+// sum += a * b in the register of the sum: of tiles that fill all 16 registers the compiler, free
+// to put a result where an operand was, would spill some.
+inline void add_product(Vector<float>& sum, Vector<float> a, Vector<float> b) {
+  asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
+inline void add_product(Vector<double>& sum, Vector<double> a, Vector<double> b) {
+  asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
+
 inline Vector<float> load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vector<double> load(const double* p) { return _mm256_loadu_pd(p); }
 inline Vector<float> load(const BFloat16* p) {

@@ -41,6 +41,11 @@ inline Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) 
   return _mm512_fmadd_pd(a, b, c);
 }
 
+template <class V>
+HANDCONV_INLINE void add_product(V& sum, V a, V b) {
+  sum = fma(a, b, sum);
+}
+
 // element * b + c in one instruction, which the compiler splits wherever an element is used twice.
 // A register tile that does so for every other row keeps both the decoder and the load ports busy.
 inline Vector<float> fma_element(const float* element, Vector<float> b, Vector<float> c) {

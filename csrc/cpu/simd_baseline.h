@@ -36,6 +36,10 @@ template <class V>
 inline V fma(V a, V b, V c) {
   return a * b + c;
 }
+template <class V>
+HANDCONV_INLINE void add_product(V& sum, V a, V b) {
+  sum = fma(a, b, sum);
+}
 
 template <class T>
 inline Vector<Compute<T>> load(const T* p) {

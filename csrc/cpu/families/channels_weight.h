@@ -24,7 +24,7 @@ constexpr const char* kAboutChannels = "lanes are output channels of a group, su
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<GemmWeightKernel>    (kGemm,     Slot::kWeight, Algorithm::kDirect, kAboutGemm,     needs_pointwise, few_channels_in_place),
+    make_row<GemmWeightKernel>    (kGemm,     Slot::kWeight, Algorithm::kDirect, kAboutGemm,     needs_one_tap,   few_channels_in_place),
     make_row<ChannelsWeightKernel>(kChannels, Slot::kWeight, Algorithm::kDirect, kAboutChannels, never_refuse,    never_refuse),
 };
 // clang-format on
