@@ -18,9 +18,17 @@
 #include "cpu/gemm_store.h"
 #include "cpu/gemm.h"
 #include "cpu/gemm_layouts.h"
+#include "cpu/pointwise_tile.h"
+#include "cpu/pointwise_plan.h"
+#include "cpu/pointwise_operands.h"
+#include "cpu/pointwise.h"
 #include "rows.h"
 // clang-format on
 
+constexpr const char* kPointwise = "cpu.direct.pointwise." HANDCONV_ISA_NAME;
+constexpr const char* kAboutPointwise =
+    "windows of one tap: channels by channels, rows where they lie and lanes packed by whom they "
+    "serve";
 constexpr const char* kGemm = "cpu.direct.gemm." HANDCONV_ISA_NAME;
 constexpr const char* kAboutGemm =
     "pixels by channels, packed in blocks that stay in the caches; lanes are what adjoins in "
@@ -31,9 +39,11 @@ constexpr const char* kAboutChannels =
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<GemmByLayout>   (kGemm,     Slot::kOutput, Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
-    make_row<GemmByLayout>   (kGemm,     Slot::kInput,  Algorithm::kDirect, kAboutGemm,     never_refuse, better_without_packing),
-    make_row<ChannelsByDepth>(kChannels, Slot::kOutput, Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
-    make_row<ChannelsByDepth>(kChannels, Slot::kInput,  Algorithm::kDirect, kAboutChannels, never_refuse, fills_patches),
+    make_row<PointwiseByLayout>(kPointwise,  Slot::kOutput, Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  never_refuse),
+    make_row<PointwiseByLayout>(kPointwise,  Slot::kInput,  Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  never_refuse),
+    make_row<GemmByLayout>     (kGemm,       Slot::kOutput, Algorithm::kDirect, kAboutGemm,       never_refuse,     better_without_packing),
+    make_row<GemmByLayout>     (kGemm,       Slot::kInput,  Algorithm::kDirect, kAboutGemm,       never_refuse,     better_without_packing),
+    make_row<ChannelsByDepth>  (kChannels,   Slot::kOutput, Algorithm::kDirect, kAboutChannels,   never_refuse,     fills_patches),
+    make_row<ChannelsByDepth>  (kChannels,   Slot::kInput,  Algorithm::kDirect, kAboutChannels,   never_refuse,     fills_patches),
 };
 // clang-format on
