@@ -240,6 +240,14 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("7x7 stem", (1, 3, 20, 23), 16, 7, stride=2, padding=3, bias=False),
     _small("1x7", (2, 6, 5, 14), 5, (1, 7), padding=(0, 3)),
     _small("7x1", (2, 6, 13, 5), 5, (7, 1), padding=(3, 0)),
+    # Winograd: several chunks of channels, tiles that fit badly, both axes padded.
+    _small("5x5 dilated by axis", (2, 35, 11, 13), 19, 5, padding=(4, 1), dilation=(2, 1)),
+    _small("1x3 of 70 channels, dilated", (2, 70, 3, 21), 66, (1, 3), padding=(1, 1), dilation=2),
+    _small("3x1 in groups", (1, 36, 14, 5), 34, (3, 1), groups=2, bias=False),
+    _small("1x5 of 17 channels", (1, 17, 3, 22), 20, (1, 5), padding=(0, 1)),
+    _small("5x1 of 34 channels", (2, 34, 9, 3), 18, (5, 1), padding=(2, 1), bias=False),
+    _small("1x7 of 34 channels, dilated", (1, 34, 2, 27), 33, (1, 7), padding=(0, 6), dilation=2),
+    _small("7x1 of 70 channels", (2, 70, 12, 3), 20, (7, 1), padding=(6, 0)),
     _small("one channel in and out", (1, 1, 6, 7), 1, 3, padding=1),
     _small("one output channel", (3, 20, 5, 5), 1, 3, padding=1),
     # Blocks of sums and of channels, strips of pixels, tiles of one row: direct.gemm.

@@ -36,6 +36,18 @@ CHOSEN = [
     Case(f"{C} channels, {s}, dilation {d}", 1, C, s, s, C, (3, 3), (1, 1), (d, d), (d, d))
     for C, s, d in ((64, 14, 2), (128, 28, 2), (192, 28, 4), (256, 33, 6))
 ]
+# Other windows, of which the weight gradient is left to direct kernels.
+CHOSEN_WINDOWS = [
+    Case("5x5, 32 channels", 1, 32, 20, 23, 32, (5, 5), padding=(2, 2)),
+    Case("5x5, 96 channels", 1, 96, 14, 14, 96, (5, 5), padding=(2, 2)),
+    Case("1x3, 64 channels", 1, 64, 20, 20, 64, (1, 3), padding=(0, 1)),
+    Case("3x1, 384 channels", 1, 384, 8, 8, 384, (3, 1), padding=(1, 0)),
+    Case("1x3 on a line", 1, 64, 1, 500, 64, (1, 3), padding=(0, 1)),
+    Case("1x5 on a line", 1, 128, 1, 400, 64, (1, 5), padding=(0, 2)),
+    Case("5x1, 64 channels", 1, 64, 28, 28, 64, (5, 1), padding=(2, 0)),
+    Case("1x7, 32 channels", 1, 32, 28, 40, 32, (1, 7), padding=(0, 3)),
+    Case("7x1, 128 channels", 1, 128, 17, 17, 192, (7, 1), padding=(3, 0)),
+]
 # Small dilated images, which tiles of the weight gradient fit badly.
 DIRECT_FOR_WEIGHTS = (
     "64 channels, 14, dilation 2",
@@ -43,7 +55,12 @@ DIRECT_FOR_WEIGHTS = (
     "256 channels, 33, dilation 6",
 )
 by_chosen = pytest.mark.parametrize(
-    ("slot", "case"), list(itertools.product(SLOTS, CHOSEN)), ids=str
+    ("slot", "case"),
+    [
+        *itertools.product(SLOTS, CHOSEN),
+        *itertools.product(("forward", "input_grad"), CHOSEN_WINDOWS),
+    ],
+    ids=str,
 )
 
 
@@ -99,10 +116,11 @@ def test_error_is_at_most_twice_that_of_torch(
         assert relative_error(run(case, slot, operands, algorithm), right) <= allowed
 
 
+@pytest.mark.parametrize("name", ["3x3", "5x5", "1x7", "7x1"])
 @pytest.mark.parametrize("slot", ["forward", "input_grad"])
-def test_an_outlier_is_felt_in_its_tile_only(slot: str) -> None:
-    """Also if it is infinite: a tile of up to 4x4, and the two elements that it shares."""
-    case = CASES["3x3"]
+def test_an_outlier_is_felt_in_its_tile_only(slot: str, name: str) -> None:
+    """Also if it is infinite: a tile of up to 4x4, and the elements that it shares."""
+    case = CASES[name]
     first, second, _ = operands_of(case, slot, torch.float32)
     first[0, 1, 2, 2] = math.inf
     operands = Operands(first, second, None)
@@ -118,13 +136,17 @@ def test_an_outlier_is_felt_in_its_tile_only(slot: str) -> None:
 
 
 @by_layout
-def test_auto_takes_it_for_3x3_windows_alone(layout: str) -> None:
+def test_auto_takes_it_where_it_multiplies_much_less(layout: str) -> None:
     case = Case("dense", 1, 64, 28, 28, 64, (3, 3), padding=(1, 1))
     chosen = explained(case, layout)
     assert "winograd.4x4" in chosen.forward.kernel and "winograd.4x4" in chosen.input_grad.kernel
     assert "winograd.2x2" in chosen.weight_grad.kernel
     for other in (
-        Case("5x5", 1, 64, 28, 28, 64, (5, 5), padding=(2, 2)),
+        Case("7x7", 1, 64, 28, 28, 64, (7, 7), padding=(3, 3)),
+        Case("5x5, small", 1, 64, 9, 9, 64, (5, 5), padding=(2, 2)),
+        Case("1x7 on 7x7", 1, 512, 7, 7, 512, (1, 7), padding=(0, 3)),
+        Case("3x1 on a column", 1, 64, 1000, 1, 64, (3, 1), padding=(1, 0)),
+        Case("1x3, few channels", 1, 32, 28, 28, 32, (1, 3), padding=(0, 1)),
         Case("stride 2", 1, 64, 28, 28, 64, (3, 3), (2, 2), (1, 1)),
         Case("dilation 12", 1, 256, 33, 33, 64, (3, 3), padding=(12, 12), dilation=(12, 12)),
         Case("6x6 image", 1, 64, 6, 6, 64, (3, 3), padding=(1, 1)),

@@ -55,16 +55,6 @@ Refusal needs_patches(const Problem& problem) {
   return needs_one_group(problem);
 }
 
-Refusal needs_3x3_with_stride_1(const Problem& problem) {
-  for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
-    if (axis.kernel != 3 || axis.stride != 1) return "needs a 3x3 window with stride 1";
-    // Rows of tiles are kept as wide as the window reaches.
-    if (axis.dilation > axis.input || axis.dilation > axis.output)
-      return "needs images that no dilation reaches across";
-  }
-  return nullptr;
-}
-
 Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes) {
   const Geometry& g = problem.geometry;
   if (problem.layout != Layout::kNhwc) return "needs channels_last images";

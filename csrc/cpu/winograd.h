@@ -1,19 +1,22 @@
-// winograd: 3x3 windows with stride 1 and any dilation, by m x m tiles of what is filled (m =
-// kOutputs):
+// winograd: windows with stride 1 and any dilation, by tiles of what is filled (m outputs along an
+// axis of r taps, from m + r - 1 points):
 //
 //     Y = A^T [ sum over source channels of (G g G^T) * (B^T d B) ] A
 //
-// The sums are (m + 2)^2 products of matrices, M[point] = V[point] U[point], of tiles by source
-// channels (V) and source channels by filled channels (U): 9 m^2 / (m + 2)^2 times fewer
-// multiplications than the definition has, 4 for m = 4, 3.24 for m = 3 and 2.25 for m = 2.
+// The sums are products of matrices, one for each pair of points, M[point] = V[point] U[point], of
+// tiles by source channels (V) and source channels by filled channels (U): m r / (m + r - 1) times
+// fewer multiplications along each axis than the definition has. Windows of 3x3: 4 for m = 4, 3.24
+// for m = 3 and 2.25 for m = 2; of 5x5: 2.78 for m = 2; of 1x3: 2, of 1x5: 1.67. An axis without
+// taps has one point. Windows of 1x7 are segments of 4 and 3 taps, which follow each other in the
+// sums over source channels: 1.75.
 //
 // Register tile: 6 tiles by kTileVectors vectors of filled channels. U of a chunk of source
 // channels is transformed by the thread that multiplies with it and stays in its second-level
 // cache, as M of a strip of tiles does; V is written once and streams in from the third level for
-// every block of filled channels. Where U is small it is transformed once, and V stays in the
-// second level.
+// every block of filled channels. Where U is small, or strips are many, it is transformed once, and
+// V stays in the second level.
 
-template <class T, int kOutputs>
+template <class T, class Tiles>
 class WinogradKernel {
  public:
   using C = Compute<T>;
@@ -44,7 +47,7 @@ class WinogradKernel {
   }
 
  private:
-  using Plan = WinogradPlan<C, kOutputs>;
+  using Plan = WinogradPlan<C, Tiles>;
 
   WinogradKernel(const Gather& gather, const Problem& problem, const Workspace& workspace)
       : gather_(gather),
@@ -55,9 +58,9 @@ class WinogradKernel {
 
   static std::int64_t image_scratch(const Plan& plan) {
     const std::int64_t source =
-        WinogradSource<T, kOutputs>::scratch_elements(plan.grid, plan.longest_run());
+        WinogradSource<T, Tiles>::scratch_elements(plan.grid, plan.longest_run());
     const std::int64_t filled =
-        WinogradFilled<T, kOutputs>::scratch_elements(plan.grid, plan.longest_run());
+        WinogradFilled<T, Tiles>::scratch_elements(plan.grid, plan.longest_run());
     return round_up(larger(source, filled), Plan::kPadding);
   }
 
@@ -140,7 +143,7 @@ class WinogradKernel {
   }
 
   WeightPanels<C> panels(std::int64_t block, std::int64_t chunk) const {
-    return {plan_.chunk_size(chunk), blocks_.vectors(block)};
+    return {Tiles::kSegments * plan_.chunk_size(chunk), blocks_.vectors(block)};
   }
 
   void transform_weights(std::int64_t group, std::int64_t block, std::int64_t chunk, C* u) const {
@@ -148,31 +151,41 @@ class WinogradKernel {
                        panels(block, chunk), u);
   }
 
+  // Segments follow each other like channels; what the last vector of one has too much, the next
+  // one overwrites.
   void transform_source(std::int64_t strip, std::int64_t group, std::int64_t chunk,
                         const ThreadScratch& scratch, C* v) const {
-    const AxisClass &rows = gather_.rows.classes()[0], &columns = gather_.columns.classes()[0];
-    const WinogradSource<T, kOutputs> source(gather_, plan_.grid, first_offset(rows),
-                                             first_offset(columns), scratch.images);
+    using Rows = typename Tiles::Rows;
+    using Columns = typename Tiles::Columns;
     const std::int64_t size = plan_.chunk_size(chunk);
     const std::int64_t channel = group * plan_.sources + chunk * plan_.chunk;
-    for_tile_runs(plan_.grid, plan_.first_tile(strip), plan_.tile_count(strip),
-                  [&](const TileRun& run) {
-                    for (std::int64_t c = 0; c < size; c += kLanes<C>) {
-                      const std::int64_t lanes = size - c < kLanes<C> ? size - c : kLanes<C>;
-                      source.transform(run, channel + c, lanes, v + run.index * plan_.chunk + c,
-                                       plan_.v_point_step(), plan_.chunk);
-                    }
-                  });
+    for (int segment = 0; segment < Tiles::kSegments; ++segment, v += size) {
+      const int row_taps = segment / Columns::kSegments * Rows::kTaps;
+      const int column_taps = segment % Columns::kSegments * Columns::kTaps;
+      const WinogradSource<T, Tiles> source(
+          gather_, plan_.grid,
+          first_offset(gather_.rows.classes()[0]) + row_taps * plan_.grid.rows.dilation(),
+          first_offset(gather_.columns.classes()[0]) + column_taps * plan_.grid.columns.dilation(),
+          scratch.images);
+      for_tile_runs(
+          plan_.grid, plan_.first_tile(strip), plan_.tile_count(strip), [&](const TileRun& run) {
+            for (std::int64_t c = 0; c < size; c += kLanes<C>) {
+              const std::int64_t lanes = size - c < kLanes<C> ? size - c : kLanes<C>;
+              source.transform(run, channel + c, lanes, v + run.index * plan_.v_tile_step() + c,
+                               plan_.v_point_step(), plan_.v_tile_step());
+            }
+          });
+    }
   }
 
-  // Where the first of three taps reads for filled element 0: taps of the transpose run backwards.
+  // Where the first tap reads for filled element 0: those of the transpose run backwards.
   static std::int64_t first_offset(const AxisClass& axis) {
-    return axis.taps[0].offset < axis.taps[2].offset ? axis.taps[0].offset : axis.taps[2].offset;
+    return smaller(axis.taps[0].offset, axis.taps[axis.taps.count - 1].offset);
   }
 
   void transform_filled(std::int64_t strip, std::int64_t group, std::int64_t block,
                         const ThreadScratch& scratch) const {
-    const WinogradFilled<T, kOutputs> filled(gather_, plan_.grid, scratch.images);
+    const WinogradFilled<T, Tiles> filled(gather_, plan_.grid, scratch.images);
     const std::int64_t size = blocks_.size(block);
     const std::int64_t channel = group * gather_.filled_channels + blocks_.first(block);
     for_tile_runs(
@@ -197,7 +210,7 @@ class WinogradKernel {
             v + point * plan_.v_point_step(),
             u + point * weights.point_step() + weights.panel(p),
             m + point * plan_.m_point_step() + p * kTileVectors * kLanes<C>,
-            plan_.chunk,
+            plan_.v_tile_step(),
             plan_.block_lanes,
             weights.sources,
             chunk == 0,
@@ -213,12 +226,5 @@ class WinogradKernel {
   Plan plan_;
   const Workspace& workspace_;
   LaneBlocks<C> blocks_;
-  WinogradWeights<T, kOutputs> weights_;
+  WinogradWeights<T, Tiles> weights_;
 };
-
-template <class T>
-using Winograd2Kernel = WinogradKernel<T, 2>;
-template <class T>
-using Winograd3Kernel = WinogradKernel<T, 3>;
-template <class T>
-using Winograd4Kernel = WinogradKernel<T, 4>;

@@ -1,10 +1,10 @@
-// Winograd's minimal filtering in one dimension: F(m, 3) gives m neighbouring outputs of a filter
-// of three taps with m + 2 multiplications instead of 3 m.
+// Winograd's minimal filtering in one dimension: F(m, r) gives m neighbouring outputs of a filter
+// of r taps with m + r - 1 multiplications instead of m r.
 //
-//     y = A^T [(G g) * (B^T d)]        d: m + 2 inputs, g: 3 taps, y: m outputs
+//     y = A^T [(G g) * (B^T d)]        d: m + r - 1 inputs, g: r taps, y: m outputs
 //
-// is the product of two polynomials, evaluated at m + 1 points and infinity and interpolated. In
-// two dimensions each matrix is applied to the columns and then to the rows. The denominators of
+// is the product of two polynomials, evaluated at m + r - 2 points and infinity and interpolated.
+// In two dimensions each matrix is applied to the columns and then to the rows. The denominators of
 // the interpolation stand in G, so that B and A are exact in binary.
 //
 // The form is linear in each of d, g and y, so that the gradient of g is read off its transposes,
@@ -14,16 +14,28 @@
 // of which A has points in pairs {1, 2}, {3, 4} and {0, 5} here, which share most of the
 // arithmetic.
 //
-// Rounding grows with the spread of the points' powers. F(2): 0, 1, -1; its error is below that of
-// a sum of products in order. F(4): 0, +-5/8, +-3/2, whose error is half that of the usual
-// 0, +-1, +-2 and least among the simple fractions tried (1/2, 5/8, 3/4 with 3/2). F(3): 0, 5/8,
-// 3/2, -1, nearly the best simple fractions too.
+// Rounding grows with the spread of the points' powers. F(2, 3): 0, 1, -1; its error is below that
+// of a sum of products in order. Six points, F(4, 3), F(3, 4) and F(2, 5): 0, +-5/8, +-3/2, whose
+// error is half that of the usual 0, +-1, +-2 and least among the simple fractions tried (1/2, 5/8,
+// 3/4 with 3/2). F(3, 3): 0, 5/8, 3/2, -1, nearly the best simple fractions too. Tried: eight
+// points along one axis, the best being 0, +-1/2, +-1, +-2: F(2, 7) and F(6, 3) have more than
+// twice the error of F.conv2d at 64 channels, F(4, 5) at 32.
 
-template <class C, int kOutputs>
+template <class C, int kOutputs, int kTaps>
 struct Filter;
 
+// An axis along which the window has one tap.
 template <class C>
-struct Filter<C, 2> {
+struct Filter<C, 1, 1> {
+  using V = Vector<C>;
+
+  HANDCONV_INLINE static void transform_input(const V (&d)[1], V (&t)[1]) { t[0] = d[0]; }
+  HANDCONV_INLINE static void transform_weight(const V (&g)[1], V (&u)[1]) { u[0] = g[0]; }
+  HANDCONV_INLINE static void transform_output(const V (&m)[1], V (&y)[1]) { y[0] = m[0]; }
+};
+
+template <class C>
+struct Filter<C, 2, 3> {
   using V = Vector<C>;
 
   HANDCONV_INLINE static void transform_input(const V (&d)[4], V (&t)[4]) {
@@ -74,7 +86,7 @@ struct Filter<C, 2> {
 };
 
 template <class C>
-struct Filter<C, 3> {
+struct Filter<C, 3, 3> {
   using V = Vector<C>;
 
   static constexpr double a = 5.0 / 8, b = 3.0 / 2, c = -1;
@@ -115,8 +127,10 @@ struct Filter<C, 3> {
   }
 };
 
-template <class C>
-struct Filter<C, 4> {
+// Six points.
+template <class C, int kOutputs, int kTaps>
+struct Filter {
+  static_assert(kOutputs + kTaps == 7);
   using V = Vector<C>;
 
   static constexpr double a = 5.0 / 8, b = 3.0 / 2;
@@ -134,24 +148,32 @@ struct Filter<C, 4> {
     t[3] = fma(constant(b), odd_b, even_b);
     t[4] = fma(constant(-b), odd_b, even_b);
   }
-  // g0 + g1 x + g2 x^2 at the points, over the derivative of the polynomial of all points there.
-  HANDCONV_INLINE static void transform_weight(const V (&g)[3], V (&u)[6]) {
+  // g0 + g1 x + g2 x^2 + ... at the points, over the derivative of the polynomial of all points
+  // there.
+  HANDCONV_INLINE static void transform_weight(const V (&g)[kTaps], V (&u)[6]) {
     constexpr double at_a = 1 / (2 * aa * (aa - bb)), at_b = 1 / (2 * bb * (bb - aa));
     u[0] = constant(1 / (aa * bb)) * g[0];
-    const V even_a = constant(at_a) * fma(constant(aa), g[2], g[0]);
-    u[1] = fma(constant(a * at_a), g[1], even_a);
-    u[2] = fma(constant(-a * at_a), g[1], even_a);
-    const V even_b = constant(at_b) * fma(constant(bb), g[2], g[0]);
-    u[3] = fma(constant(b * at_b), g[1], even_b);
-    u[4] = fma(constant(-b * at_b), g[1], even_b);
-    u[5] = g[2];
+    const V even_a = constant(at_a) * every_other(aa, g, 0), odd_a = every_other(aa, g, 1);
+    u[1] = fma(constant(a * at_a), odd_a, even_a);
+    u[2] = fma(constant(-a * at_a), odd_a, even_a);
+    const V even_b = constant(at_b) * every_other(bb, g, 0), odd_b = every_other(bb, g, 1);
+    u[3] = fma(constant(b * at_b), odd_b, even_b);
+    u[4] = fma(constant(-b * at_b), odd_b, even_b);
+    u[5] = g[kTaps - 1];
   }
-  HANDCONV_INLINE static void transform_output(const V (&m)[6], V (&y)[4]) {
+  HANDCONV_INLINE static void transform_output(const V (&m)[6], V (&y)[kOutputs]) {
     const V even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
     y[0] = m[0] + (even_a + even_b);
-    y[1] = fma(constant(a), odd_a, constant(b) * odd_b);
-    y[2] = fma(constant(aa), even_a, constant(bb) * even_b);
-    y[3] = fma(constant(aa * a), odd_a, fma(constant(bb * b), odd_b, m[5]));
+    double power_a = 1, power_b = 1;
+#pragma GCC unroll 4
+    for (int j = 1; j < kOutputs; ++j) {
+      power_a *= a;
+      power_b *= b;
+      const V of_a = j % 2 == 0 ? even_a : odd_a, of_b = j % 2 == 0 ? even_b : odd_b;
+      const V rest =
+          j < kOutputs - 1 ? constant(power_b) * of_b : fma(constant(power_b), of_b, m[5]);
+      y[j] = fma(constant(power_a), of_a, rest);
+    }
   }
 
   // The two points of each pair.
@@ -159,43 +181,58 @@ struct Filter<C, 4> {
   static constexpr int kPair[kPairs][2] = {{1, 2}, {3, 4}, {0, 5}};
 
   // A y.
-  HANDCONV_INLINE static void transform_output_gradient(const V (&y)[4], V (&m)[6]) {
-    const V even_a = fma(constant(aa), y[2], y[0]), odd_a = fma(constant(aa), y[3], y[1]);
-    const V even_b = fma(constant(bb), y[2], y[0]), odd_b = fma(constant(bb), y[3], y[1]);
+  HANDCONV_INLINE static void transform_output_gradient(const V (&y)[kOutputs], V (&m)[6]) {
+    const V even_a = every_other(aa, y, 0), odd_a = every_other(aa, y, 1);
+    const V even_b = every_other(bb, y, 0), odd_b = every_other(bb, y, 1);
     m[0] = y[0];
     m[1] = fma(constant(a), odd_a, even_a);
     m[2] = fma(constant(-a), odd_a, even_a);
     m[3] = fma(constant(b), odd_b, even_b);
     m[4] = fma(constant(-b), odd_b, even_b);
-    m[5] = y[3];
+    m[5] = y[kOutputs - 1];
   }
   // The part of G^T u that comes from the points of a pair.
   template <int kIndex>
-  HANDCONV_INLINE static void weight_gradient_of_pair(V first, V second, V (&g)[3]) {
+  HANDCONV_INLINE static void weight_gradient_of_pair(V first, V second, V (&g)[kTaps]) {
     if constexpr (kIndex == 2) {
+#pragma GCC unroll 5
+      for (int k = 1; k < kTaps - 1; ++k) g[k] = V{};
       g[0] = constant(1 / (aa * bb)) * first;
-      g[1] = V{};
-      g[2] = second;
+      g[kTaps - 1] = second;
     } else {
       constexpr double point = kIndex == 0 ? a : b, square = point * point;
       constexpr double at_point = 1 / (2 * square * (2 * square - aa - bb));
-      const V even = constant(at_point) * (first + second);
-      g[0] = even;
+      g[0] = constant(at_point) * (first + second);
       g[1] = constant(point * at_point) * (first - second);
-      g[2] = constant(square) * even;
+#pragma GCC unroll 5
+      for (int k = 2; k < kTaps; ++k) g[k] = constant(square) * g[k - 2];
     }
   }
   // G^T u.
-  HANDCONV_INLINE static void transform_weight_gradient(const V (&u)[6], V (&g)[3]) {
-    V of_a[3], of_b[3], of_ends[3];
+  HANDCONV_INLINE static void transform_weight_gradient(const V (&u)[6], V (&g)[kTaps]) {
+    V of_a[kTaps], of_b[kTaps], of_ends[kTaps];
     weight_gradient_of_pair<0>(u[1], u[2], of_a);
     weight_gradient_of_pair<1>(u[3], u[4], of_b);
     weight_gradient_of_pair<2>(u[0], u[5], of_ends);
-    g[0] = of_ends[0] + (of_a[0] + of_b[0]);
-    g[1] = of_a[1] + of_b[1];
-    g[2] = of_ends[2] + (of_a[2] + of_b[2]);
+#pragma GCC unroll 5
+    for (int k = 0; k < kTaps; ++k) g[k] = of_a[k] + of_b[k];
+    g[0] = of_ends[0] + g[0];
+    g[kTaps - 1] = of_ends[kTaps - 1] + g[kTaps - 1];
   }
 
  private:
   HANDCONV_INLINE static V constant(double value) { return broadcast(static_cast<C>(value)); }
+  // p[first] + p[first + 2] x + p[first + 4] x^2 + ...
+  template <int kTerms>
+  HANDCONV_INLINE static V every_other(double x, const V (&p)[kTerms], int first) {
+    V sum{};
+    bool is_last = true;
+#pragma GCC unroll 5
+    for (int k = kTerms - 1; k >= 0; --k) {
+      if (k < first || (k - first) % 2 != 0) continue;
+      sum = is_last ? p[k] : fma(constant(x), sum, p[k]);
+      is_last = false;
+    }
+    return sum;
+  }
 };

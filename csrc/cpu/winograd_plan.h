@@ -1,9 +1,9 @@
 // How a call of Winograd's algorithm is cut up: by the shape alone in everything that an element's
 // bits depend on, which is how its sum over source channels is cut into chunks.
 
-template <class C, int kOutputs>
+template <class C, class Tiles>
 struct WinogradPlan {
-  static constexpr int kTile = kOutputs + 2, kPoints = kTile * kTile;
+  static constexpr int kPoints = Tiles::kPoints;
   // Vectors in a block of lanes: 64 channels of float32.
   static constexpr int kBlockVectors = 256 / kVectorBytes;
   static constexpr std::int64_t kPadding = 64 / static_cast<std::int64_t>(sizeof(C));
@@ -19,7 +19,7 @@ struct WinogradPlan {
   bool keeps_weights;  // transformed once and kept, or again for every strip
 
   explicit WinogradPlan(const Gather& gather)
-      : grid{{gather.rows, kOutputs}, {gather.columns, kOutputs}},
+      : grid{{gather.rows, Tiles::Rows::kOutputs}, {gather.columns, Tiles::Columns::kOutputs}},
         groups(gather.groups),
         tiles(gather.batch * grid.per_sample()),
         sources(gather.source_channels) {
@@ -30,11 +30,15 @@ struct WinogradPlan {
     const std::int64_t blocks = ceil_divide(vectors, kBlockVectors);
     block_lanes = ceil_divide(vectors, blocks) * kLanes<C>;
 
-    // U of all blocks stays in the second-level cache beside V and M of a strip.
+    // Where U of all blocks does not stay in the second-level cache beside V and M of a strip, it
+    // is kept if it would be transformed for many strips.
     const std::int64_t weight_bytes = groups * blocks * chunks * weight_elements() * kSize;
-    keeps_weights = weight_bytes <= kKeptWeightBytes;
+    const std::int64_t m_tile_bytes = kPoints * kSize * block_lanes;
+    keeps_weights =
+        weight_bytes <= kCachedWeightBytes ||
+        (weight_bytes <= kKeptWeightBytes && grid.per_sample() * m_tile_bytes > 2 * kStripBytes);
     const std::int64_t tile_bytes =
-        kPoints * kSize * (block_lanes + (keeps_weights ? chunks * chunk : 0));
+        m_tile_bytes + (keeps_weights ? kPoints * kSize * chunks * v_tile_step() : 0);
     const std::int64_t most = kStripBytes / tile_bytes < 1 ? 1 : kStripBytes / tile_bytes;
     const std::int64_t items = keeps_weights ? groups : groups * blocks;
     const std::int64_t wanted = ceil_divide(kItems, items);
@@ -69,19 +73,20 @@ struct WinogradPlan {
   // Tiles of a strip that lie in one row, at most.
   std::int64_t longest_run() const { return smaller(strip, grid.columns.count()); }
   std::int64_t chunk_size(std::int64_t index) const {
-    const std::int64_t rest = sources - index * chunk;
-    return rest < chunk ? rest : chunk;
+    return smaller(sources - index * chunk, chunk);
   }
 
   // Steps and sizes, in elements. Points are a cache line further apart than their matrices are
   // large: see WeightPanels.
-  std::int64_t v_point_step() const { return strip * chunk + kPadding; }
+  std::int64_t v_tile_step() const { return Tiles::kSegments * chunk; }
+  std::int64_t v_point_step() const { return strip * v_tile_step() + kPadding; }
   std::int64_t v_chunk() const { return kPoints * v_point_step(); }
   std::int64_t v_strip() const { return chunks * v_chunk(); }
   std::int64_t m_point_step() const { return strip * block_lanes + kPadding; }
   std::int64_t m_elements() const { return kPoints * m_point_step(); }
   std::int64_t weight_elements() const {
-    return kPoints * WeightPanels<C>{chunk, static_cast<int>(block_lanes / kLanes<C>)}.point_step();
+    return kPoints *
+           WeightPanels<C>{v_tile_step(), static_cast<int>(block_lanes / kLanes<C>)}.point_step();
   }
   // Strips whose V lies in memory at a time, when it is shared by all blocks.
   std::int64_t strips_per_pass() const {
@@ -91,8 +96,9 @@ struct WinogradPlan {
 
  private:
   static constexpr std::int64_t kSize = sizeof(C);
-  static constexpr std::int64_t kMostChunk = 32;
-  static constexpr std::int64_t kKeptWeightBytes = 640 << 10;
+  static constexpr std::int64_t kMostChunk = Tiles::kMostChunk;
+  static constexpr std::int64_t kCachedWeightBytes = 640 << 10;
+  static constexpr std::int64_t kKeptWeightBytes = 4 << 20;
   static constexpr std::int64_t kStripBytes = 512 << 10;
   static constexpr std::int64_t kPassBytes = 12 << 20;
   static constexpr std::int64_t kItems = 2;

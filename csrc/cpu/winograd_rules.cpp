@@ -8,6 +8,58 @@
 namespace handconv {
 namespace {
 
+bool has_window(const Problem& problem, std::int64_t height, std::int64_t width) {
+  const Geometry& g = problem.geometry;
+  return g.height.kernel == height && g.width.kernel == width && g.height.stride == 1 &&
+         g.width.stride == 1;
+}
+
+// Rows of tiles are kept as wide as the window reaches.
+Refusal dilation_reaches_across(const Problem& problem) {
+  for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
+    if (axis.kernel > 1 && axis.dilation > smaller(axis.input, axis.output))
+      return "needs images that no dilation reaches across";
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Refusal needs_3x3_with_stride_1(const Problem& problem) {
+  return has_window(problem, 3, 3) ? dilation_reaches_across(problem)
+                                   : "needs a 3x3 window with stride 1";
+}
+Refusal needs_5x5_with_stride_1(const Problem& problem) {
+  return has_window(problem, 5, 5) ? dilation_reaches_across(problem)
+                                   : "needs a 5x5 window with stride 1";
+}
+Refusal needs_1x3_with_stride_1(const Problem& problem) {
+  return has_window(problem, 1, 3) ? dilation_reaches_across(problem)
+                                   : "needs a 1x3 window with stride 1";
+}
+Refusal needs_3x1_with_stride_1(const Problem& problem) {
+  return has_window(problem, 3, 1) ? dilation_reaches_across(problem)
+                                   : "needs a 3x1 window with stride 1";
+}
+Refusal needs_1x5_with_stride_1(const Problem& problem) {
+  return has_window(problem, 1, 5) ? dilation_reaches_across(problem)
+                                   : "needs a 1x5 window with stride 1";
+}
+Refusal needs_5x1_with_stride_1(const Problem& problem) {
+  return has_window(problem, 5, 1) ? dilation_reaches_across(problem)
+                                   : "needs a 5x1 window with stride 1";
+}
+Refusal needs_1x7_with_stride_1(const Problem& problem) {
+  return has_window(problem, 1, 7) ? dilation_reaches_across(problem)
+                                   : "needs a 1x7 window with stride 1";
+}
+Refusal needs_7x1_with_stride_1(const Problem& problem) {
+  return has_window(problem, 7, 1) ? dilation_reaches_across(problem)
+                                   : "needs a 7x1 window with stride 1";
+}
+
+namespace {
+
 // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
 // 32 channels, 1.5 at 64 and 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at
 // 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of 7x7 that
@@ -32,16 +84,17 @@ std::int64_t direct_products(const Axis& axis) {
   }
   return products;
 }
-std::int64_t tile_products(const Problem& problem, const Axis& axis, std::int64_t m) {
+std::int64_t tile_products(const Problem& problem, const Axis& axis, std::int64_t m,
+                           std::int64_t points) {
   const std::int64_t tiled = problem.slot == Slot::kInput ? axis.input : axis.output;
   const std::int64_t size = tiled / axis.dilation, images_of_one_more = tiled % axis.dilation;
   const std::int64_t tiles = images_of_one_more * ceil_divide(size + 1, m) +
                              (axis.dilation - images_of_one_more) * ceil_divide(size, m);
-  return tiles * (m + 2);
+  return tiles * points;
 }
 std::int64_t tile_products(const Problem& problem, std::int64_t m) {
   const Geometry& g = problem.geometry;
-  return tile_products(problem, g.height, m) * tile_products(problem, g.width, m);
+  return tile_products(problem, g.height, m, m + 2) * tile_products(problem, g.width, m, m + 2);
 }
 
 // Images of 14x14 have so few tiles of 4x4 that only long sums make up for their transforms.
@@ -110,6 +163,55 @@ Refusal not_for_tiles_of_4x4(const Problem& problem) {
   if (!hides_rounding_of_4x4(problem, shape)) return "few channels per group: rounding would show";
   if (const Refusal reason = too_small_for_winograd(problem, shape, 4)) return reason;
   return suits_tiles_of_4x4(problem, shape) ? nullptr : "tiles of 2x2 have less to transform";
+}
+
+// Six points give two outputs along either axis.
+Refusal not_for_windows_of_5x5(const Problem& problem) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Geometry& g = problem.geometry;
+  const Shape shape(problem);
+  if (3 * direct_products(g.height) * direct_products(g.width) <
+      4 * tile_products(problem, g.height, 2, 6) * tile_products(problem, g.width, 2, 6))
+    return kTilesFitBadly;
+  const std::int64_t fewest = shape.side >= 20 ? 32 : shape.side >= 12 ? 96 : 128;
+  if (smaller(shape.source, shape.filled) < fewest)
+    return "few channels per group: transforming tiles would outweigh their products";
+  return shape.side >= 10 ? nullptr : "transforming the weight would outweigh the products";
+}
+
+namespace {
+
+// Along one axis: `points` products give m outputs of a tile. `least_size` is that of the image
+// times its channels.
+Refusal not_for_lines(const Problem& problem, std::int64_t m, std::int64_t points,
+                      std::int64_t fewest_channels, std::int64_t least_size) {
+  if (!problem.allows_winograd) return kWinogradIsOff;
+  const Geometry& g = problem.geometry;
+  const Axis& axis = g.height.kernel > 1 ? g.height : g.width;
+  if (3 * direct_products(axis) < 4 * tile_products(problem, axis, m, points))
+    return kTilesFitBadly;
+  const Shape shape(problem);
+  const std::int64_t channels = smaller(shape.source, shape.filled);
+  if (channels < fewest_channels)
+    return "few channels per group: transforming tiles would outweigh their products";
+  const bool forward = problem.slot == Slot::kOutput;
+  const std::int64_t width = forward ? g.width.output : g.width.input;
+  if (width < 7) return "rows are short: a strip of tiles would be gathered from many";
+  const std::int64_t area = forward ? g.output_area() : g.input_area();
+  return channels * area < least_size ? "small: transforms would outweigh the products" : nullptr;
+}
+
+}  // namespace
+
+Refusal not_for_lines_of_3(const Problem& problem) {
+  return not_for_lines(problem, 4, 6, 64, 24000);
+}
+Refusal not_for_lines_of_5(const Problem& problem) {
+  return not_for_lines(problem, 2, 6, 64, 24000);
+}
+// Two segments of 6 points each.
+Refusal not_for_lines_of_7(const Problem& problem) {
+  return not_for_lines(problem, 3, 12, 32, 32000);
 }
 
 namespace {

@@ -153,7 +153,7 @@ class WinogradWeightKernel {
       const Range chunk = part_of({0, plan_.grid.per_sample()}, plan_.chunks, item % plan_.chunks);
       add_pair<0>(x, y, patch, chunk, count, scratch, totals, first == 0);
       add_pair<1>(x, y, patch, chunk, count, scratch, totals, false);
-      if constexpr (Filter<C, kOutputs>::kPairs == 3) {
+      if constexpr (Filter<C, kOutputs, 3>::kPairs == 3) {
         add_pair<2>(x, y, patch, chunk, count, scratch, totals, false);
       }
       if (!shared_.keeps_totals) write(patch, totals, {0, patch.rows * 9});
@@ -266,13 +266,13 @@ class WinogradWeightKernel {
           for (int j = 0; j < Plan::kTile; ++j) {
             points[j] = load(m + (i * Plan::kTile + j) * point + lane);
           }
-          Filter<C, kOutputs>::transform_weight_gradient(points, pair[i]);
+          Filter<C, kOutputs, 3>::transform_weight_gradient(points, pair[i]);
         }
 #pragma GCC unroll 3
         for (int kw = 0; kw < 3; ++kw) {
           Vector<C> g[3];
-          Filter<C, kOutputs>::template weight_gradient_of_pair<kPairIndex>(pair[0][kw],
-                                                                            pair[1][kw], g);
+          Filter<C, kOutputs, 3>::template weight_gradient_of_pair<kPairIndex>(pair[0][kw],
+                                                                               pair[1][kw], g);
 #pragma GCC unroll 3
           for (int kh = 0; kh < 3; ++kh) {
             C* at = totals + (kh * 3 + kw) * full + lane;

@@ -20,7 +20,7 @@ struct InputTile {
 
   HANDCONV_INLINE static void transform(const Vector<C> (&d)[kElements],
                                         Vector<C> (&points)[kOutputs + 2]) {
-    Filter<C, kOutputs>::transform_input(d, points);
+    Filter<C, kOutputs, 3>::transform_input(d, points);
   }
 };
 template <class C, int kOutputs>
@@ -29,7 +29,7 @@ struct OutputTile {
 
   HANDCONV_INLINE static void transform(const Vector<C> (&y)[kElements],
                                         Vector<C> (&points)[kOutputs + 2]) {
-    Filter<C, kOutputs>::transform_output_gradient(y, points);
+    Filter<C, kOutputs, 3>::transform_output_gradient(y, points);
   }
 };
 
@@ -42,8 +42,8 @@ inline void transform_run(const TileImage<C>& image, const TileGrid& grid, const
   using Transform = TileOf<C, kOutputs>;
   constexpr int kElements = Transform::kElements, kShared = kElements - kOutputs;
   constexpr int kPoints = kOutputs + 2;
-  constexpr int kFirst = Filter<C, kOutputs>::kPair[kPairIndex][0];
-  constexpr int kSecond = Filter<C, kOutputs>::kPair[kPairIndex][1];
+  constexpr int kFirst = Filter<C, kOutputs, 3>::kPair[kPairIndex][0];
+  constexpr int kSecond = Filter<C, kOutputs, 3>::kPair[kPairIndex][1];
   const auto mask = mask_between<C>(0, channels);
   const C zeros[kLanes<C>] = {};
   const std::int64_t row_step = grid.rows.dilation(), column_step = grid.columns.dilation();

@@ -1,6 +1,6 @@
 // The weight on its way into Winograd's space: squares of source channels by lanes are transposed
-// out of w, whatever its memory order, and each 3x3 window becomes one element of each of the
-// (m + 2)^2 matrices.
+// out of w, whatever its memory order, and each window becomes one element of the matrix of each
+// point.
 
 // Where a panel of transformed weights lies: u[point][panel of vectors][source channel][lane].
 template <class C>
@@ -21,7 +21,7 @@ struct WeightPanels {
   }
 };
 
-template <class T, int kOutputs>
+template <class T, class Tiles>
 class WinogradWeights {
  public:
   using C = Compute<T>;
@@ -29,7 +29,8 @@ class WinogradWeights {
   // `flips`: the window is read backwards, as the transposed convolution does.
   WinogradWeights(const Gather& gather, bool flips) : gather_(gather), flips_(flips) {}
 
-  // Source channels [first, first + panels.sources) and `lanes` filled ones from `filled` on.
+  // Source channels from `first` on, each segment of all of them in turn, and `lanes` filled ones
+  // from `filled` on.
   void transform(std::int64_t group, std::int64_t filled, std::int64_t lanes, std::int64_t first,
                  const WeightPanels<C>& panels, C* u) const {
     const T* w = static_cast<const T*>(gather_.w) + group * gather_.w_group +
@@ -39,37 +40,57 @@ class WinogradWeights {
       const int panel = v / kTileVectors;
       const std::int64_t row = panels.panel_vectors(panel) * kLanes<C>;
       const std::int64_t rest = lanes - v * kLanes<C>;
-      for (std::int64_t s = 0; s < panels.sources; s += kSources) {
-        const std::int64_t count = panels.sources - s < kSources ? panels.sources - s : kSources;
+      const std::int64_t sources = panels.sources / Tiles::kSegments;
+      for (std::int64_t s = 0; s < sources; s += kSources) {
+        const std::int64_t count = sources - s < kSources ? sources - s : kSources;
         pack(w + v * kLanes<C> * gather_.w_filled + s * gather_.w_source,
              rest < kLanes<C> ? rest : kLanes<C>, count, windows);
         C* target = u + panels.panel(panel) + s * row + v % kTileVectors * kLanes<C>;
         for (std::int64_t i = 0; i < count; ++i) {
-          transform_windows(windows + i * kTaps * kLanes<C>, target + i * row, panels.point_step());
+          for (int segment = 0; segment < Tiles::kSegments; ++segment) {
+            transform_windows(windows + i * kTaps * kLanes<C>, segment,
+                              target + (segment * sources + i) * row, panels.point_step());
+          }
         }
       }
     }
   }
 
  private:
-  static constexpr int kTile = kOutputs + 2, kTaps = 9;
+  using Rows = typename Tiles::Rows;
+  using Columns = typename Tiles::Columns;
+  static constexpr int kTaps = Tiles::kTaps;
   static constexpr std::int64_t kSources = 16;  // source channels that are packed at a time
 
   // windows[source channel][tap][lane], from the w of the first lane and source channel on.
   void pack(const T* w, std::int64_t lanes, std::int64_t sources, C* windows) const {
     constexpr std::int64_t L = kLanes<C>;
     const Gather& g = gather_;
-    const bool taps_adjoin = g.w_column == 1 && g.w_row == 3;
+    const bool taps_adjoin = (g.w_column == 1 || Columns::kKernel == 1) &&
+                             (g.w_row == Columns::kKernel || Rows::kKernel == 1);
     if (taps_adjoin && g.w_source == kTaps) {
       transpose_matrix(w, g.w_filled, lanes, sources * kTaps, windows, L);
+    } else if (taps_adjoin && kTaps <= 5) {
+      for (std::int64_t s = 0; s < sources; ++s) {
+        pack_windows(w + s * g.w_source, lanes, windows + s * kTaps * L);
+      }
     } else if (taps_adjoin) {
       for (std::int64_t s = 0; s < sources; ++s) {
         transpose_matrix(w + s * g.w_source, g.w_filled, lanes, kTaps, windows + s * kTaps * L, L);
       }
     } else {
       for (int tap = 0; tap < kTaps; ++tap) {
-        pack_tap(w + tap / 3 * g.w_row + tap % 3 * g.w_column, lanes, sources, windows + tap * L);
+        pack_tap(w + tap / Columns::kKernel * g.w_row + tap % Columns::kKernel * g.w_column, lanes,
+                 sources, windows + tap * L);
       }
+    }
+  }
+
+  // One by one: a square of vectors would be nearly empty.
+  void pack_windows(const T* w, std::int64_t lanes, C* windows) const {
+    for (std::int64_t lane = 0; lane < lanes; ++lane, w += gather_.w_filled) {
+#pragma GCC unroll 5
+      for (int tap = 0; tap < kTaps; ++tap) windows[tap * kLanes<C> + lane] = to_compute(w[tap]);
     }
   }
 
@@ -91,27 +112,39 @@ class WinogradWeights {
     }
   }
 
-  // One window for each lane: G g G^T.
-  HANDCONV_INLINE void transform_windows(const C* windows, C* u, std::int64_t point_step) const {
-    Vector<C> columns[3][kTile];
-#pragma GCC unroll 3
-    for (int kw = 0; kw < 3; ++kw) {
-      Vector<C> g[3];
-#pragma GCC unroll 3
-      for (int kh = 0; kh < 3; ++kh) {
-        const int tap = kh * 3 + kw;
-        g[kh] = load(windows + (flips_ ? kTaps - 1 - tap : tap) * kLanes<C>);
+  // One segment of a window for each lane: G g G^T.
+  HANDCONV_INLINE void transform_windows(const C* windows, int segment, C* u,
+                                         std::int64_t point_step) const {
+    const int first_row = segment / Columns::kSegments * Rows::kTaps;
+    const int first_column = segment % Columns::kSegments * Columns::kTaps;
+    Vector<C> columns[Columns::kTaps][Rows::kPoints];
+#pragma GCC unroll 5
+    for (int kw = 0; kw < Columns::kTaps; ++kw) {
+      Vector<C> g[Rows::kTaps];
+#pragma GCC unroll 5
+      for (int kh = 0; kh < Rows::kTaps; ++kh) {
+        g[kh] = tap_of(windows, first_row + kh, first_column + kw);
       }
-      Filter<C, kOutputs>::transform_weight(g, columns[kw]);
+      Filter<C, Rows::kOutputs, Rows::kTaps>::transform_weight(g, columns[kw]);
     }
 #pragma GCC unroll 6
-    for (int i = 0; i < kTile; ++i) {
-      const Vector<C> g[3] = {columns[0][i], columns[1][i], columns[2][i]};
-      Vector<C> row[kTile];
-      Filter<C, kOutputs>::transform_weight(g, row);
+    for (int i = 0; i < Rows::kPoints; ++i) {
+      Vector<C> g[Columns::kTaps], row[Columns::kPoints];
+#pragma GCC unroll 5
+      for (int kw = 0; kw < Columns::kTaps; ++kw) g[kw] = columns[kw][i];
+      Filter<C, Columns::kOutputs, Columns::kTaps>::transform_weight(g, row);
 #pragma GCC unroll 6
-      for (int j = 0; j < kTile; ++j) store(u + (i * kTile + j) * point_step, row[j]);
+      for (int j = 0; j < Columns::kPoints; ++j) {
+        store(u + (i * Columns::kPoints + j) * point_step, row[j]);
+      }
     }
+  }
+
+  // Zero behind the last tap.
+  HANDCONV_INLINE Vector<C> tap_of(const C* windows, int kh, int kw) const {
+    if (kh >= Rows::kKernel || kw >= Columns::kKernel) return Vector<C>{};
+    const int tap = kh * Columns::kKernel + kw;
+    return load(windows + (flips_ ? kTaps - 1 - tap : tap) * kLanes<C>);
   }
 
   const Gather& gather_;
