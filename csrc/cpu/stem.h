@@ -169,15 +169,15 @@ class StemKernel {
     const std::int64_t count = smaller(lanes, plan_.geometry.out_channels - first);
     const std::int64_t step = plan_.strip.pixel_step();
     for_tiles(columns, stem_rows(ceil_divide(count, L)),
-              [&](std::int64_t pixel, std::int64_t rows) {
+              [&](std::int64_t pixel, std::int64_t rows, std::int64_t tiles) {
                 StemJob<C> job{};
                 job.rows = strip + pixel * step;
                 job.row_pitch = step;
                 job.lanes = weights() + first * plan_.weight_pitch();
                 job.lane_pitch = lanes;
                 job.bias = biases() + first;
-                fill_tile(job, rows, count, y + pixel * y_strides_.column + first,
-                          y_strides_.column, tile);
+                fill_tiles(job, rows, tiles, count, y + pixel * y_strides_.column + first,
+                           y_strides_.column, tile);
               });
   }
 
@@ -188,38 +188,53 @@ class StemKernel {
     for (std::int64_t part = 0; part < parts.parts; ++part) {
       const std::int64_t pixel = parts.first(part) * L;
       const std::int64_t lanes = smaller(parts.size(part) * L, columns - pixel);
-      for_tiles(channels, stem_rows(parts.size(part)), [&](std::int64_t first, std::int64_t rows) {
-        StemJob<C> job{};
-        job.rows = weights() + first * plan_.weight_pitch();
-        job.row_pitch = plan_.weight_pitch();
-        job.lanes = strip + pixel;
-        job.bias = biases() + first;
-        fill_tile(job, rows, lanes, y + first * y_strides_.channel + pixel, y_strides_.channel,
-                  tile);
-      });
+      for_tiles(channels, stem_rows(parts.size(part)),
+                [&](std::int64_t first, std::int64_t rows, std::int64_t tiles) {
+                  StemJob<C> job{};
+                  job.rows = weights() + first * plan_.weight_pitch();
+                  job.row_pitch = plan_.weight_pitch();
+                  job.lanes = strip + pixel;
+                  job.bias = biases() + first;
+                  fill_tiles(job, rows, tiles, lanes, y + first * y_strides_.channel + pixel,
+                             y_strides_.channel, tile);
+                });
     }
   }
 
-  // visit(first, rows) for rows cut into tiles of even size, without a division for each.
+  // visit(first, rows of a tile, tiles) for rows cut into tiles of even size.
   template <class Visit>
   HANDCONV_INLINE static void for_tiles(std::int64_t rows, std::int64_t most, const Visit& visit) {
     const std::int64_t tiles = ceil_divide(rows, most), size = rows / tiles;
-    std::int64_t larger_ones = rows % tiles;
-    for (std::int64_t first = 0; first < rows;) {
-      const std::int64_t count = larger_ones-- > 0 ? size + 1 : size;
-      visit(first, count);
-      first += count;
-    }
+    const std::int64_t larger_ones = rows % tiles;
+    if (larger_ones > 0) visit(0, size + 1, larger_ones);
+    visit(larger_ones * (size + 1), size, tiles - larger_ones);
   }
 
-  // y[r * pitch + lane], through `tile` where it must be rounded or is summed in parts.
+  void fill_tiles(StemJob<C>& job, std::int64_t rows, std::int64_t tiles, std::int64_t lanes, T* y,
+                  std::int64_t pitch, C* tile) const {
+    if (is_direct()) {
+      job.tiles = tiles;
+      return fill_tile(job, rows, lanes, y, pitch, tile);
+    }
+    const StemJob<C> first = job;
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      job = first;
+      job.tiles = 1;
+      job.rows += i * rows * job.row_pitch;
+      if (!kPixelsAreRows) job.bias += i * rows;
+      fill_tile(job, rows, lanes, y + i * rows * pitch, pitch, tile);
+    }
+  }
+  // Whether a tile is stored right into y: not where it must be rounded or is summed in parts.
+  bool is_direct() const { return std::is_same_v<T, C> && plan_.block == plan_.terms; }
+
+  // y[r * pitch + lane], through `tile` where it is not direct.
   void fill_tile(StemJob<C>& job, std::int64_t rows, std::int64_t lanes, T* y, std::int64_t pitch,
                  C* tile) const {
-    const bool is_direct = std::is_same_v<T, C> && plan_.block == plan_.terms;
     job.target = tile;
     job.target_pitch = kStemVectors * L;
     if constexpr (std::is_same_v<T, C>) {
-      if (is_direct) {
+      if (is_direct()) {
         job.target = y;
         job.target_pitch = pitch;
       }
@@ -237,7 +252,7 @@ class StemKernel {
       }
       k += plan_.block;
     } while (k < plan_.terms);
-    if (is_direct) return;
+    if (is_direct()) return;
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t lane = 0; lane < lanes; lane += L) {
         store_masked(y + r * pitch + lane, load(tile + r * kStemVectors * L + lane),

@@ -39,26 +39,29 @@ struct StemJob {
   C* target;
   std::int64_t target_pitch;
   Mask<C> tail;  // lanes of the last vector that are stored
+  // Tiles one after the other along the rows: a call for each would cost as much as several terms.
+  std::int64_t tiles;
 };
 
 template <class C, bool kPixelsAreRows, int R, int V>
-[[gnu::noinline]] void multiply_stem_tile(const StemJob<C>& job) {
+HANDCONV_INLINE void multiply_stem_tile(const StemJob<C>& job, const C* rows, const C* bias,
+                                        C* target) {
   Vector<C> sums[R][V];
   // Read before anything is stored, which could change what `job` holds for all the compiler knows.
-  C* const target = job.target;
   const std::int64_t target_pitch = job.target_pitch;
   const Mask<C> tail = job.tail;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      sums[r][v] = !job.bias        ? Vector<C>{}
-                   : kPixelsAreRows ? load(job.bias + v * kLanes<C>)
-                                    : broadcast(job.bias[r]);
+      sums[r][v] = !bias            ? Vector<C>{}
+                   : kPixelsAreRows ? load(bias + v * kLanes<C>)
+                                    : broadcast(bias[r]);
     }
   }
   // A row of y in planes is no stream that the processor foresees: without this the stores would
-  // wait for their lines. Tried for channels_last too: no gain.
+  // wait for their lines. Tried for channels_last too: no gain. Nor do stores past the caches have
+  // any, however large y is.
   if constexpr (!kPixelsAreRows) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -67,7 +70,7 @@ template <class C, bool kPixelsAreRows, int R, int V>
     }
   }
   const std::int64_t pitch = job.row_pitch;
-  const C *rows = job.rows, *panel = job.lanes;
+  const C* panel = job.lanes;
   const std::int64_t *const offsets = job.offsets, terms = job.terms;
   for (std::int64_t k = 0; k < terms; ++k) {
     const std::int64_t offset = offsets[k];
@@ -85,7 +88,7 @@ template <class C, bool kPixelsAreRows, int R, int V>
       for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
     }
   }
-  if (!job.bias) {
+  if (!bias) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -101,15 +104,29 @@ template <class C, bool kPixelsAreRows, int R, int V>
   }
 }
 
+template <class C, bool kPixelsAreRows, int R, int V>
+[[gnu::noinline]] void multiply_stem_tiles(const StemJob<C>& job) {
+  const C *rows = job.rows, *bias = job.bias;
+  C* target = job.target;
+  const std::int64_t row_step = R * job.row_pitch, target_step = R * job.target_pitch;
+  for (std::int64_t left = job.tiles; left > 0; --left) {
+    multiply_stem_tile<C, kPixelsAreRows, R, V>(job, rows, bias, target);
+    rows += row_step;
+    target += target_step;
+    if (!kPixelsAreRows && bias) bias += R;
+  }
+}
+
 template <class C, bool kPixelsAreRows, int V, int... R>
 HANDCONV_INLINE void multiply_stem_rows(std::int64_t rows, const StemJob<C>& job,
                                         std::integer_sequence<int, R...>) {
   using Multiply = void (*)(const StemJob<C>&);
-  static constexpr Multiply kByRows[] = {multiply_stem_tile<C, kPixelsAreRows, R + 1, V>...};
+  static constexpr Multiply kByRows[] = {multiply_stem_tiles<C, kPixelsAreRows, R + 1, V>...};
   kByRows[rows - 1](job);
 }
 
-// The tile of that many rows, at most stem_rows, and that many lanes, at most kStemVectors vectors.
+// The tiles of that many rows, at most stem_rows, and that many lanes, at most kStemVectors
+// vectors.
 template <class C, bool kPixelsAreRows>
 inline void multiply_stem(std::int64_t rows, std::int64_t lanes, StemJob<C>& job) {
   const std::int64_t vectors = ceil_divide(lanes, kLanes<C>);
