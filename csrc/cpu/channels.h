@@ -5,9 +5,8 @@
 //
 // An item packs the rows of the source that it meets into a strip (channels_strip.h), in which a
 // tap is an offset that is the same for every pixel of a row, and adds up the products of blocks of
-// terms by the tile of gemm_tile.h: 14 pixels by 2 vectors of channels. Taps that see padding alone
-// are left out row by row and tile by tile. Blocks of at most 256 terms keep rounding from growing
-// with their number, and a panel's weights near the processor for all pixels of an item.
+// terms (channels_sums.h), for whose length a panel's weights stay near the processor for all pixels
+// of the item. Few pixels with a large weight are channels_deep.h's.
 //
 // Bytes: the source is packed once for every item, the packed weight streams in once for every
 // item, the filled image is written once.
