@@ -5,8 +5,8 @@
 //
 // An item packs the rows of the source that it meets into a strip (channels_strip.h), in which a
 // tap is an offset that is the same for every pixel of a row, and adds up the products of blocks of
-// terms (channels_sums.h), for whose length a panel's weights stay near the processor for all pixels
-// of the item. Few pixels with a large weight are channels_deep.h's.
+// terms (channels_sums.h), for whose length a panel's weights stay near the processor for all
+// pixels of the item. Few pixels with a large weight are channels_deep.h's.
 //
 // Bytes: the source is packed once for every item, the packed weight streams in once for every
 // item, the filled image is written once.
