@@ -250,10 +250,14 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("7x1 of 70 channels", (2, 70, 12, 3), 20, (7, 1), padding=(6, 0)),
     _small("one channel in and out", (1, 1, 6, 7), 1, 3, padding=1),
     _small("one output channel", (3, 20, 5, 5), 1, 3, padding=1),
+    # Signals of one channel, whose stretches share windows.
+    _small("signal 1x10 stride 5", (2, 1, 1, 2777), 37, (1, 10), stride=(1, 5), padding=(0, 4)),
+    _small("signal 50x1", (1, 1, 1109, 1), 70, (50, 1), stride=(3, 2), padding=(30, 0)),
     # Blocks of sums and of channels, strips of pixels, tiles of one row: direct.gemm.
     _small("1x1 many terms", (2, 530, 5, 3), 37, 1),
     _small("1x1 of a large weight", (1, 530, 9, 10), 500, 1),
     _small("1x1 in chunks of pixels", (2, 19, 23, 25), 75, 1),
+    _small("1x1 stride 2 in chunks of pixels", (2, 50, 45, 47), 35, 1, stride=2, bias=False),
     _small("3x3 strips", (2, 33, 13, 12), 45, 3, stride=(1, 2), padding=1),
     _small("stem strips", (2, 3, 29, 38), 35, 5, stride=2, padding=2),
     _small("patches", (1, 3, 25, 48), 34, 4, stride=4, bias=False),

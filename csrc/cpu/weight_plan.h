@@ -98,7 +98,7 @@ struct WeightPlan {
   void choose_sides() {
     const std::int64_t in = g.in_channels_per_group(), out = g.out_channels_per_group();
     merges_columns =
-        in <= 4 && g.width.kernel > 1 && g.width.dilation == 1 && in * g.width.kernel <= 64;
+        in <= 4 && g.width.kernel > 1 && g.width.dilation == 1 && in * g.width.kernel <= 256;
     // Lanes in the order of w are stored without a transposition.
     lanes_are_inputs = !merges_columns && channels_innermost && (in >= 48 || in >= out);
     lane_channels = lanes_are_inputs ? in : out;
