@@ -79,15 +79,13 @@ HANDCONV_INLINE void multiply_stem_tile(const StemJob<C>& job, const C* rows, co
     const C* from = kPixelsAreRows ? panel : panel + offset;
     Vector<C> lanes[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) lanes[v] = in_register(load(from + v * kLanes<C>));
+    for (int v = 0; v < V; ++v) lanes[v] = load(from + v * kLanes<C>);
     if (kPixelsAreRows) panel += job.lane_pitch;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vector<C> element = in_register(broadcast((r < 5    ? first
-                                                       : r < 10 ? fifth
-                                                                : tenth)[r % 5 * pitch]));
+      const Vector<C> element = broadcast((r < 5 ? first : r < 10 ? fifth : tenth)[r % 5 * pitch]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) add_product(sums[r][v], element, lanes[v]);
+      for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
     }
   }
   if (!bias) {

@@ -53,13 +53,12 @@ template <class C, int R, int V>
       const C* row = rows + pair->row;
       Vector<C> lanes[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) lanes[v] = in_register(load(lane + v * kLanes<C>));
+      for (int v = 0; v < V; ++v) lanes[v] = load(lane + v * kLanes<C>);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Vector<C> element =
-            in_register(broadcast(r < kRowTile ? row[r] : row[second + r - kRowTile]));
+        const Vector<C> element = broadcast(r < kRowTile ? row[r] : row[second + r - kRowTile]);
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) add_product(tile.sums[r][v], element, lanes[v]);
+        for (int v = 0; v < V; ++v) tile.sums[r][v] = fma(element, lanes[v], tile.sums[r][v]);
       }
     }
   }
