@@ -52,17 +52,21 @@ class PointwiseKernel {
         w_(static_cast<const T*>(buffers.w)),
         bias_(static_cast<const T*>(buffers.bias)),
         target_(static_cast<T*>(problem.slot == Slot::kOutput ? buffers.y : buffers.x)) {
-    const bool w_adjoins = shape_.w_source == 1 || shape_.w_filled == 1;
-    const std::int64_t w_pitch = shape_.w_source == 1 ? shape_.w_filled : shape_.w_source;
-    rows_in_place_ = !kConverts && (kPixelsAreRows ? !rows_collide<C>(shape_.source.column)
-                                                   : w_adjoins && !rows_collide<C>(w_pitch));
+    // Terms far apart would each come from a line of their own, out of L2.
+    constexpr std::int64_t kBytes = (128 << 10) / sizeof(C);
+    const bool w_in_place = shape_.w_source == 1
+                                ? !rows_collide<C>(shape_.w_filled)
+                                : shape_.w_filled == 1 && !rows_collide<C>(shape_.w_source) &&
+                                      shape_.w_source * shape_.sources <= kBytes;
+    rows_in_place_ =
+        !kConverts && (kPixelsAreRows ? !rows_collide<C>(shape_.source.column) : w_in_place);
   }
 
-  // Planes so small that those of all terms stay in L2.
+  // Planes so small that pages and the cache hold those of many terms.
   static bool lanes_in_place(const PointwiseShape& shape) {
-    constexpr std::int64_t kBytes = (256 << 10) / sizeof(C);
+    constexpr std::int64_t kBytes = (256 << 10) / sizeof(C), kPixels = 256;
     return !kPixelsAreRows && !kConverts && kPanelsInPlace && !rows_collide<C>(shape.pixels) &&
-           shape.sources * shape.pixels <= kBytes;
+           (shape.pixels <= kPixels || shape.sources * shape.pixels <= kBytes);
   }
 
   // Filled channels are dealt out in vectors where they are lanes, and so are pixels.

@@ -62,7 +62,8 @@ class PointwisePlan {
     const std::int64_t longest = kPixelsAreRows ? 72 : in_place ? 512 : 2 * kPanel;
     const std::int64_t shortest = kPixelsAreRows ? 27 : in_place ? 512 : kPanel;
     const std::int64_t most_pixels = larger(smaller(kStripBytes / term_bytes, longest), shortest);
-    const std::int64_t fewest = kPixelsAreRows ? kPanel : 3 * kPointwiseRows<kPointwiseVectors>;
+    // As many channels as pay for packing the pixels again.
+    const std::int64_t fewest = kPixelsAreRows ? kPanel : in_place ? 27 : 64;
     strips_ = ceil_divide(shape.pixels, most_pixels);
     chunks_ = larger(ceil_divide(shape.filled, most_channels),
                      smaller(ceil_divide(kItems, strips_), ceil_divide(shape.filled, fewest)));

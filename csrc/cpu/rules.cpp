@@ -240,6 +240,14 @@ Refusal few_channels_in_place(const Problem& problem) {
                                             : nullptr;
 }
 
+// Asked of problems that direct.pointwise can do.
+Refusal better_in_blocks(const Problem& problem) {
+  if (is_short(problem)) return "16-bit pixels would be converted for every chunk of channels";
+  return problem.layout == Layout::kNchw && Shape(problem).source >= 1024
+             ? "so long a sum is better cut into blocks that both operands stay in L2 for"
+             : nullptr;
+}
+
 Refusal better_without_packing(const Problem& problem) {
   const Geometry& g = problem.geometry;
   if (const Refusal reason = fills_patches(problem)) return reason;

@@ -39,8 +39,8 @@ constexpr const char* kAboutChannels =
 
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<PointwiseByLayout>(kPointwise,  Slot::kOutput, Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  never_refuse),
-    make_row<PointwiseByLayout>(kPointwise,  Slot::kInput,  Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  never_refuse),
+    make_row<PointwiseByLayout>(kPointwise,  Slot::kOutput, Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  better_in_blocks),
+    make_row<PointwiseByLayout>(kPointwise,  Slot::kInput,  Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  better_in_blocks),
     make_row<GemmByLayout>     (kGemm,       Slot::kOutput, Algorithm::kDirect, kAboutGemm,       never_refuse,     better_without_packing),
     make_row<GemmByLayout>     (kGemm,       Slot::kInput,  Algorithm::kDirect, kAboutGemm,       never_refuse,     better_without_packing),
     make_row<ChannelsByDepth>  (kChannels,   Slot::kOutput, Algorithm::kDirect, kAboutChannels,   never_refuse,     fills_patches),
