@@ -9,14 +9,17 @@
 #define HANDCONV_ISA_NAME "avx2"
 
 namespace handconv {
-namespace avx2 {
+// A namespace for each family: two may give different things the same name.
+namespace avx2::HANDCONV_FAMILY {
 // clang-format off
 #include "cpu/simd_avx2.h"
 #include HANDCONV_FAMILY_HEADER
 // clang-format on
-}  // namespace avx2
+}  // namespace avx2::HANDCONV_FAMILY
 
-KernelList HANDCONV_KERNELS_OF(avx2)() { return {std::begin(avx2::kRows), std::end(avx2::kRows)}; }
+KernelList HANDCONV_KERNELS_OF(avx2)() {
+  return {std::begin(avx2::HANDCONV_FAMILY::kRows), std::end(avx2::HANDCONV_FAMILY::kRows)};
+}
 
 }  // namespace handconv
 #else

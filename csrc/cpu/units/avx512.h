@@ -10,15 +10,16 @@
 #define HANDCONV_ISA_NAME "avx512"
 
 namespace handconv {
-namespace avx512 {
+// A namespace for each family: two may give different things the same name.
+namespace avx512::HANDCONV_FAMILY {
 // clang-format off
 #include "cpu/simd_avx512.h"
 #include HANDCONV_FAMILY_HEADER
 // clang-format on
-}  // namespace avx512
+}  // namespace avx512::HANDCONV_FAMILY
 
 KernelList HANDCONV_KERNELS_OF(avx512)() {
-  return {std::begin(avx512::kRows), std::end(avx512::kRows)};
+  return {std::begin(avx512::HANDCONV_FAMILY::kRows), std::end(avx512::HANDCONV_FAMILY::kRows)};
 }
 
 }  // namespace handconv
