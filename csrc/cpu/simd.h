@@ -27,7 +27,9 @@ inline Vector<C> broadcast(C value) {
 // A value that several multiply-adds use: otherwise the compiler may load it anew for each.
 template <class V>
 HANDCONV_INLINE V in_register(V value) {
+#if defined(__x86_64__)
   asm("" : "+v"(value));
+#endif
   return value;
 }
 
