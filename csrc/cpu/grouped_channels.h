@@ -84,10 +84,13 @@ class GroupedKernel {
       const std::int64_t column = index % plan_.column_strips * plan_.columns;
       index /= plan_.column_strips;
       C* source = workspace_.of_thread<C>(thread);
-      run_item({index / plan_.row_strips, block, smaller(plan_.item_blocks, plan_.blocks - block),
+      run_item({index / plan_.row_strips,
+                block,
+                smaller(plan_.item_blocks, plan_.blocks - block),
                 plan_.strip_rows(index % plan_.row_strips),
                 {column, smaller(column + plan_.columns, plan_.columns_reach.count)},
-                source, source + plan_.source_elements()});
+                source,
+                source + plan_.source_elements()});
     });
   }
 
@@ -163,8 +166,8 @@ class GroupedKernel {
     const std::int64_t first = item.columns.first * step;
     const auto bytes = [](std::int64_t elements) { return elements * std::int64_t{sizeof(T)}; };
     const ImageStrides& strides = gather_.filled_strides;
-    const auto* image = static_cast<const T*>(gather_.filled) + item.n * strides.sample +
-                        item.first_block * L;
+    const auto* image =
+        static_cast<const T*>(gather_.filled) + item.n * strides.sample + item.first_block * L;
     return {reinterpret_cast<const char*>(image + row * row_step * strides.row +
                                           first * strides.column),
             bytes(strides.row),
@@ -190,13 +193,13 @@ class GroupedKernel {
   // The source that the item reads, zeros where there is none.
   void fill_source(const Item& item) const {
     const ImageStrides& strides = gather_.source_strides;
-    const std::int64_t first = item.columns.first * plan_.columns_reach.step +
-                               plan_.columns_reach.first;
+    const std::int64_t first =
+        item.columns.first * plan_.columns_reach.step + plan_.columns_reach.first;
     const std::int64_t begin = smaller(larger(0, -first), plan_.line_columns);
-    const Range inside = intersection({begin, plan_.line_columns},
-                                      {begin, gather_.columns.source_size - first});
-    const T* image = static_cast<const T*>(gather_.source) + item.n * strides.sample +
-                     item.first_block * L;
+    const Range inside =
+        intersection({begin, plan_.line_columns}, {begin, gather_.columns.source_size - first});
+    const T* image =
+        static_cast<const T*>(gather_.source) + item.n * strides.sample + item.first_block * L;
     C* to = item.source;
     const std::int64_t rows = plan_.rows_reach.elements(item.rows.last - item.rows.first);
     for (std::int64_t r = 0; r < rows; ++r, to += plan_.row_elements()) {
@@ -286,9 +289,8 @@ class GroupedKernel {
       if constexpr (std::is_same_v<T, C>) {
         if (whole && run.first + run.count == columns.taps.count) sums.filled = to;
       }
-      visit_held(L / gather_.source_channels, [&](auto held) {
-        add_taps<R, P, decltype(held)::value>(sums, run.count);
-      });
+      visit_held(L / gather_.source_channels,
+                 [&](auto held) { add_taps<R, P, decltype(held)::value>(sums, run.count); });
       sums.weights += rows.taps.count * run.count * gather_.source_channels * L;
       sums.bias = nullptr;
     });

@@ -38,9 +38,7 @@ struct GroupedPlan {
     return {part.first * tile_rows, smaller(part.last * tile_rows, rows_reach.count)};
   }
   std::int64_t block_strips() const { return ceil_divide(blocks, item_blocks); }
-  std::int64_t items() const {
-    return gather.batch * row_strips * column_strips * block_strips();
-  }
+  std::int64_t items() const { return gather.batch * row_strips * column_strips * block_strips(); }
   // Of the scratch: the line of one vector of channels, and of all of an item.
   std::int64_t row_elements() const { return item_blocks * line; }
 
@@ -71,11 +69,15 @@ struct GroupedPlan {
     const std::int64_t fewest = larger(4 * tile_columns, 2 * (halo - 1) / columns_reach.step);
     const std::int64_t most = larger(fewest, (source_columns - halo) / columns_reach.step + 1);
     column_strips = columns_reach.count ? ceil_divide(total, most) : 0;
-    columns = column_strips == 1 ? total : round_up(ceil_divide(total, larger(1, column_strips)), tile_columns);
+    columns = column_strips == 1
+                  ? total
+                  : round_up(ceil_divide(total, larger(1, column_strips)), tile_columns);
     column_strips = columns_reach.count ? ceil_divide(total, columns) : 0;
     const std::int64_t whole = columns / tile_columns * tile_columns, rest = columns - whole;
     const bool few = rest <= kGroupedFewPixels && tile_columns == kGroupedPixels;
-    line_columns = columns_reach.elements(whole + (rest == 0 ? 0 : few ? kGroupedFewPixels : tile_columns));
+    line_columns = columns_reach.elements(whole + (rest == 0 ? 0
+                                                   : few     ? kGroupedFewPixels
+                                                             : tile_columns));
     line = line_columns * L;
     // Lines of several vectors are written side by side: not to the same set of the cache.
     if (line * kBytesOfC % 1024 == 0) line += L;

@@ -21,7 +21,7 @@ constexpr int kGroupedRows = kVectorBytes == 64 ? 2 : 1;
 // leave registers for wide tiles, which a strided gradient of few taps a class gains by.
 constexpr int kGroupedPixels = 7, kGroupedFewPixels = 4;
 constexpr int kGroupedLongRow = kGroupedRows * kGroupedPixels;
-constexpr int kGroupedWidePixels = kGroupedRows == 2 ? 14 : kGroupedPixels;
+constexpr int kGroupedWidePixels = 14;
 constexpr int kGroupedSums = kGroupedRows * kGroupedWidePixels;
 
 template <class C, int R, int P, int K, int STEP, int Q>
