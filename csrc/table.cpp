@@ -35,18 +35,32 @@ bool serves(const Kernel& kernel, const Problem& problem) {
   return kernel.device == problem.device && kernel.slot == problem.slot;
 }
 
-Refusal refusal_by_algorithm(const Kernel& kernel, Algorithm algorithm) {
-  constexpr Refusal kAnother = "belongs to another algorithm";
-  if (algorithm == Algorithm::kAuto) return nullptr;
-  if (kernel.algorithm == algorithm) return nullptr;
-  // The other algorithms take every problem. What Winograd cannot do it refuses.
-  const bool stands_in =
-      algorithm != Algorithm::kWinograd && kernel.algorithm == Algorithm::kReference;
-  return stands_in ? nullptr : kAnother;
+bool has_tiles(Problem problem, Slot slot) {
+  problem.slot = slot;
+  for (const Kernel& kernel : kernels()) {
+    const bool is_asked = kernel.algorithm == Algorithm::kWinograd && serves(kernel, problem);
+    if (is_asked && !kernel.cannot(problem)) return true;
+  }
+  return false;
+}
+
+// The reference stands in for the other algorithms, which take every problem. What Winograd cannot
+// do it refuses, but where it has tiles for all of a convolution except its weight gradient, which
+// training needs, direct kernels stand in.
+bool stands_in(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
+  if (algorithm != Algorithm::kWinograd) return kernel.algorithm == Algorithm::kReference;
+  return kernel.algorithm == Algorithm::kDirect && problem.slot == Slot::kWeight &&
+         !has_tiles(problem, Slot::kWeight) && has_tiles(problem, Slot::kOutput);
+}
+
+Refusal refusal_by_algorithm(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
+  const bool belongs = algorithm == Algorithm::kAuto || kernel.algorithm == algorithm ||
+                       stands_in(kernel, problem, algorithm);
+  return belongs ? nullptr : "belongs to another algorithm";
 }
 
 Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
-  const Refusal reason = refusal_by_algorithm(kernel, algorithm);
+  const Refusal reason = refusal_by_algorithm(kernel, problem, algorithm);
   return reason ? reason : kernel.cannot(problem);
 }
 
