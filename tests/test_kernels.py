@@ -103,6 +103,30 @@ def test_every_kernel_is_exact_on_large_problems(
         assert agrees(kernel, result, expected), kernel.name
 
 
+@by_layout
+@by_slot
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("1x1 stride 2", 1, 512, 24, 24, 520, (1, 1), (2, 2)),
+        Case("3x3 stride 2", 1, 200, 19, 21, 180, (3, 3), (2, 2), (1, 1)),
+        Case("3x3", 1, 260, 9, 11, 240, (3, 3), padding=(1, 1)),
+        Case("1x5", 1, 260, 1, 130, 240, (1, 5), padding=(0, 2)),
+        Case("depthwise 11x11", 1, 70, 30, 29, 70, (11, 11), padding=(5, 5), groups=70),
+        Case("groups of 8, stride 2", 1, 256, 30, 29, 256, (3, 3), (2, 2), (1, 1), groups=32),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("restored_threads")
+def test_every_kernel_stays_inside_its_workspace(case: Case, slot: str, layout: str) -> None:
+    """Plans of large weights, checked by what lies behind the workspace of the only thread."""
+    torch.set_num_threads(1)
+    operands = operands_of(case, slot, torch.float32, layout)
+    expected = exact(case, slot).float()
+    for kernel, result in each_fast_kernel(case, slot, operands):
+        assert agrees(kernel, result, expected), kernel.name
+
+
 @by_slot
 def test_every_kernel_is_exact_on_many_bytes(slot: str) -> None:
     """x alone has more than 32 MiB, at which images are cut into parts."""

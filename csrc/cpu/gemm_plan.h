@@ -98,8 +98,7 @@ class GemmPlan {
 
   // Elements of a packed block of the sum: of one strip, of `channels` filled channels.
   static std::int64_t image_block(const GemmClass& part) {
-    return kPixelsAreRows ? ceil_divide(part.pixels, part.strips) * part.template pitch<C>()
-                          : panels_of_strip(part) * kPanelLanes<C> * part.block;
+    return pixels_of_strip(part) * (kPixelsAreRows ? part.template pitch<C>() : part.block);
   }
   // Elements of a packed block of the sum for one filled channel.
   static std::int64_t weight_pitch(const GemmClass& part) {
@@ -127,7 +126,8 @@ class GemmPlan {
   }
   std::int64_t totals_size() const {
     if (!needs_totals_) return 0;
-    const std::int64_t pixels = images_are_shared_ ? kMostPixels : kStripPixels;
+    std::int64_t pixels = 0;
+    for_classes([&](const GemmClass& part) { pixels = larger(pixels, pixels_of_strip(part)); });
     const std::int64_t rows = kPixelsAreRows ? pixels : largest_chunk();
     const std::int64_t lanes = kPixelsAreRows ? largest_chunk() : pixels;
     const std::int64_t panels = ceil_divide(lanes, kPanelLanes<C>);
@@ -176,8 +176,11 @@ class GemmPlan {
   static std::int64_t units(std::int64_t channels) { return ceil_divide(channels, unit()); }
   std::int64_t channels_in_units() const { return units(gather_.filled_channels); }
 
-  static std::int64_t panels_of_strip(const GemmClass& part) {
-    return ceil_divide(ceil_divide(part.pixels, kPanelLanes<C>), part.strips);
+  // At most, and whole panels where they are lanes.
+  static std::int64_t pixels_of_strip(const GemmClass& part) {
+    if (kPixelsAreRows) return ceil_divide(part.pixels, part.strips);
+    const std::int64_t panels = ceil_divide(part.pixels, kPanelLanes<C>);
+    return ceil_divide(panels, part.strips) * kPanelLanes<C>;
   }
 
   GemmClass make_class(const AxisClass& rows, const AxisClass& columns) const {
@@ -190,9 +193,9 @@ class GemmPlan {
     const std::int64_t wanted = ceil_divide(grains, grains_of_block);
     const std::int64_t of_block = grains == 0 ? 0 : ceil_divide(grains, wanted);
     const std::int64_t block = of_block * grain;
-    const bool is_one =
-        pixels <= kMostPixels &&
-        depth * gather_.filled_channels >= kManyBytes / static_cast<std::int64_t>(sizeof(C));
+    const bool is_one = pixels <= kMostPixels &&
+                        (depth == 0 || depth * gather_.filled_channels >=
+                                           kManyBytes / static_cast<std::int64_t>(sizeof(C)));
     std::int64_t strips = is_one ? 1 : ceil_divide(pixels, kStripPixels);
     if (strips > 1) {
       strips = ceil_divide(strips, 4) * 4;

@@ -1,5 +1,6 @@
 // Where tensors become pointers: the ops on the devices that have kernels.
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -73,13 +74,30 @@ void* current_stream(const c10::Device& device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
 }
 
+// What follows the workspace of a call. Where torch was asked to fill new memory, a kernel that
+// writes beyond its workspace is found out by it.
+constexpr int64_t kGuardBytes = 64;
+
+bool memory_is_filled(const at::Tensor& scratch) {
+  return scratch.is_cpu() && at::globalContext().deterministicAlgorithms() &&
+         at::globalContext().deterministicFillUninitializedMemory();
+}
+
+void check_guard(const at::Tensor& scratch, const Kernel& kernel) {
+  const auto* guard = scratch.const_data_ptr<uint8_t>() + scratch.numel() - kGuardBytes;
+  for (int64_t i = 0; i < kGuardBytes; ++i) {
+    TORCH_INTERNAL_ASSERT(guard[i] == 0xff, kernel.name, " wrote beyond its workspace");
+  }
+}
+
 void run(const Problem& problem, Algorithm algorithm, const Operands& operands,
          const std::optional<at::Tensor>& bias) {
   const Kernel& kernel = choose(problem, algorithm);
   const WorkspaceSize size = kernel.workspace(problem);
   const auto bytes = static_cast<int64_t>(Workspace::total_bytes(size, at::get_num_threads()));
   const c10::Device device = operands[problem.slot].device();
-  const at::Tensor scratch = at::empty({bytes}, at::TensorOptions(device).dtype(at::kByte));
+  const at::Tensor scratch = at::empty({bytes + (device.is_cpu() ? kGuardBytes : 0)},
+                                       at::TensorOptions(device).dtype(at::kByte));
   const auto pointer = [](const at::Tensor& tensor) {
     return const_cast<void*>(tensor.const_data_ptr());
   };
@@ -88,6 +106,7 @@ void run(const Problem& problem, Algorithm algorithm, const Operands& operands,
                         current_stream(device)};
   kernel.run(problem, buffers,
              Workspace(static_cast<std::byte*>(scratch.mutable_data_ptr()), size));
+  if (memory_is_filled(scratch)) check_guard(scratch, kernel);
 }
 
 template <Device device>
