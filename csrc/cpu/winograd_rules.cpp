@@ -8,12 +8,6 @@
 namespace handconv {
 namespace {
 
-bool has_window(const Problem& problem, std::int64_t height, std::int64_t width) {
-  const Geometry& g = problem.geometry;
-  return g.height.kernel == height && g.width.kernel == width && g.height.stride == 1 &&
-         g.width.stride == 1;
-}
-
 // Rows of tiles are kept as wide as the window reaches.
 Refusal dilation_reaches_across(const Problem& problem) {
   for (const Axis& axis : {problem.geometry.height, problem.geometry.width}) {
@@ -23,39 +17,39 @@ Refusal dilation_reaches_across(const Problem& problem) {
   return nullptr;
 }
 
+Refusal needs_window(const Problem& problem, std::int64_t height, std::int64_t width,
+                     Refusal otherwise) {
+  const Geometry& g = problem.geometry;
+  const bool has_window = g.height.kernel == height && g.width.kernel == width &&
+                          g.height.stride == 1 && g.width.stride == 1;
+  return has_window ? dilation_reaches_across(problem) : otherwise;
+}
+
 }  // namespace
 
 Refusal needs_3x3_with_stride_1(const Problem& problem) {
-  return has_window(problem, 3, 3) ? dilation_reaches_across(problem)
-                                   : "needs a 3x3 window with stride 1";
+  return needs_window(problem, 3, 3, "needs a 3x3 window with stride 1");
 }
 Refusal needs_5x5_with_stride_1(const Problem& problem) {
-  return has_window(problem, 5, 5) ? dilation_reaches_across(problem)
-                                   : "needs a 5x5 window with stride 1";
+  return needs_window(problem, 5, 5, "needs a 5x5 window with stride 1");
 }
 Refusal needs_1x3_with_stride_1(const Problem& problem) {
-  return has_window(problem, 1, 3) ? dilation_reaches_across(problem)
-                                   : "needs a 1x3 window with stride 1";
+  return needs_window(problem, 1, 3, "needs a 1x3 window with stride 1");
 }
 Refusal needs_3x1_with_stride_1(const Problem& problem) {
-  return has_window(problem, 3, 1) ? dilation_reaches_across(problem)
-                                   : "needs a 3x1 window with stride 1";
+  return needs_window(problem, 3, 1, "needs a 3x1 window with stride 1");
 }
 Refusal needs_1x5_with_stride_1(const Problem& problem) {
-  return has_window(problem, 1, 5) ? dilation_reaches_across(problem)
-                                   : "needs a 1x5 window with stride 1";
+  return needs_window(problem, 1, 5, "needs a 1x5 window with stride 1");
 }
 Refusal needs_5x1_with_stride_1(const Problem& problem) {
-  return has_window(problem, 5, 1) ? dilation_reaches_across(problem)
-                                   : "needs a 5x1 window with stride 1";
+  return needs_window(problem, 5, 1, "needs a 5x1 window with stride 1");
 }
 Refusal needs_1x7_with_stride_1(const Problem& problem) {
-  return has_window(problem, 1, 7) ? dilation_reaches_across(problem)
-                                   : "needs a 1x7 window with stride 1";
+  return needs_window(problem, 1, 7, "needs a 1x7 window with stride 1");
 }
 Refusal needs_7x1_with_stride_1(const Problem& problem) {
-  return has_window(problem, 7, 1) ? dilation_reaches_across(problem)
-                                   : "needs a 7x1 window with stride 1";
+  return needs_window(problem, 7, 1, "needs a 7x1 window with stride 1");
 }
 
 namespace {
