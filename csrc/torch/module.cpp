@@ -7,7 +7,10 @@
 #include <torch/csrc/utils/pybind.h>
 #include <torch/version.h>
 
-#include <set>
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
 
 #include "cpu/isa.h"
 #include "cpu/threads.h"
@@ -50,11 +53,17 @@ std::string best_isa() {
 
 // How many threads a parallel loop of the CPU kernels really runs on.
 int threads_at_work() {
-  std::vector<int> thread_of_item(static_cast<std::size_t>(max_threads()));
-  parallel_for(max_threads(), std::int64_t{1} << 20, [&](std::int64_t item, int thread) {
-    thread_of_item[static_cast<std::size_t>(item)] = thread;
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + std::chrono::seconds(10);
+  const int wanted = max_threads();
+  std::vector<std::atomic<bool>> seen(static_cast<std::size_t>(wanted));
+  std::atomic<int> at_work = 0;
+  parallel_for(wanted, std::int64_t{1} << 20, [&](std::int64_t, int thread) {
+    if (!seen[static_cast<std::size_t>(thread)].exchange(true)) ++at_work;
+    // Whoever left before the others came would take their items.
+    while (at_work < wanted && Clock::now() < deadline) std::this_thread::yield();
   });
-  return static_cast<int>(std::set<int>(thread_of_item.begin(), thread_of_item.end()).size());
+  return at_work;
 }
 
 py::dict describe(const Kernel& kernel) {
