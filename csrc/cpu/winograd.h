@@ -155,20 +155,17 @@ class WinogradKernel {
   // one overwrites.
   void transform_source(std::int64_t strip, std::int64_t group, std::int64_t chunk,
                         const ThreadScratch& scratch, C* v) const {
-    using Rows = typename Tiles::Rows;
-    using Columns = typename Tiles::Columns;
     const std::int64_t size = plan_.chunk_size(chunk);
     const std::int64_t channel = group * plan_.sources + chunk * plan_.chunk;
     for (int segment = 0; segment < Tiles::kSegments; ++segment, v += size) {
-      const int row_taps = segment / Columns::kSegments * Rows::kTaps;
-      const int column_taps = segment % Columns::kSegments * Columns::kTaps;
+      const TileGrid& grid = plan_.grid;
       const WinogradSource<T, Tiles> source(
-          gather_, plan_.grid,
-          first_offset(gather_.rows.classes()[0]) + row_taps * plan_.grid.rows.dilation(),
-          first_offset(gather_.columns.classes()[0]) + column_taps * plan_.grid.columns.dilation(),
+          gather_, grid,
+          first_offset(gather_.rows) + Tiles::first_row(segment) * grid.rows.dilation(),
+          first_offset(gather_.columns) + Tiles::first_column(segment) * grid.columns.dilation(),
           scratch.images);
       for_tile_runs(
-          plan_.grid, plan_.first_tile(strip), plan_.tile_count(strip), [&](const TileRun& run) {
+          grid, plan_.first_tile(strip), plan_.tile_count(strip), [&](const TileRun& run) {
             for (std::int64_t c = 0; c < size; c += kLanes<C>) {
               const std::int64_t lanes = size - c < kLanes<C> ? size - c : kLanes<C>;
               source.transform(run, channel + c, lanes, v + run.index * plan_.v_tile_step() + c,
@@ -179,8 +176,9 @@ class WinogradKernel {
   }
 
   // Where the first tap reads for filled element 0: those of the transpose run backwards.
-  static std::int64_t first_offset(const AxisClass& axis) {
-    return smaller(axis.taps[0].offset, axis.taps[axis.taps.count - 1].offset);
+  static std::int64_t first_offset(const AxisTaps& axis) {
+    const Span<Tap>& taps = axis.classes()[0].taps;
+    return smaller(taps[0].offset, taps[taps.count - 1].offset);
   }
 
   void transform_filled(std::int64_t strip, std::int64_t group, std::int64_t block,

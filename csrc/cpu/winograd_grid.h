@@ -19,6 +19,11 @@ struct Tilings {
   static constexpr int kPoints = Rows::kPoints * Columns::kPoints;
   static constexpr int kTaps = Rows::kKernel * Columns::kKernel;
   static constexpr int kSegments = Rows::kSegments * Columns::kSegments;
+  // The first tap of a segment along each axis.
+  static constexpr int first_row(int segment) { return segment / Columns::kSegments * Rows::kTaps; }
+  static constexpr int first_column(int segment) {
+    return segment % Columns::kSegments * Columns::kTaps;
+  }
   // Source channels that are summed at a time, before the sums are added. One transform rounds so
   // little that its sums may be longer.
   static constexpr int kMostChunk = Rows::kPoints == 1 || Columns::kPoints == 1 ? 64 : 32;

@@ -120,13 +120,13 @@ bool are_small_groups(const Problem& problem, const Shape& shape) {
 
 constexpr Refusal kTilesFitBadly =
     "tiles would multiply hardly less: they fit badly, or many taps see padding";
-bool tiles_fit_badly(const Problem& problem, std::int64_t m) {
+bool tiles_fit_badly(const Problem& problem, std::int64_t products_of_tiles) {
   const Geometry& g = problem.geometry;
-  return 3 * direct_products(g.height) * direct_products(g.width) < 4 * tile_products(problem, m);
+  return 3 * direct_products(g.height) * direct_products(g.width) < 4 * products_of_tiles;
 }
 
 Refusal too_small_for_winograd(const Problem& problem, const Shape& shape, std::int64_t m) {
-  if (tiles_fit_badly(problem, m)) return kTilesFitBadly;
+  if (tiles_fit_badly(problem, tile_products(problem, m))) return kTilesFitBadly;
   if (shape.source < 16 || shape.filled < 16)
     return "few channels per group: transforming tiles would outweigh their products";
   return shape.side >= 7 ? nullptr : "transforming the weight would outweigh the products";
@@ -164,8 +164,8 @@ Refusal not_for_windows_of_5x5(const Problem& problem) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const Geometry& g = problem.geometry;
   const Shape shape(problem);
-  if (3 * direct_products(g.height) * direct_products(g.width) <
-      4 * tile_products(problem, g.height, 2, 6) * tile_products(problem, g.width, 2, 6))
+  if (tiles_fit_badly(
+          problem, tile_products(problem, g.height, 2, 6) * tile_products(problem, g.width, 2, 6)))
     return kTilesFitBadly;
   const std::int64_t fewest = shape.side >= 20 ? 32 : shape.side >= 12 ? 96 : 128;
   if (smaller(shape.source, shape.filled) < fewest)

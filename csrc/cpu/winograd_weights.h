@@ -115,8 +115,7 @@ class WinogradWeights {
   // One segment of a window for each lane: G g G^T.
   HANDCONV_INLINE void transform_windows(const C* windows, int segment, C* u,
                                          std::int64_t point_step) const {
-    const int first_row = segment / Columns::kSegments * Rows::kTaps;
-    const int first_column = segment % Columns::kSegments * Columns::kTaps;
+    const int first_row = Tiles::first_row(segment), first_column = Tiles::first_column(segment);
     Vector<C> columns[Columns::kTaps][Rows::kPoints];
 #pragma GCC unroll 5
     for (int kw = 0; kw < Columns::kTaps; ++kw) {

@@ -56,6 +56,17 @@ GeometryOf<Int> make_geometry(Slot filled, const Operands& operands,
 template <class Int>
 std::array<Int, 4> filled_shape(Slot filled, const GeometryOf<Int>& geometry);
 
+// Images of one column, as sequences come that are laid along the height, solved as images of one
+// row, which lie in memory alike: kernels go along rows.
+inline Problem one_row_for_one_column(Problem problem) {
+  const Axis& width = problem.geometry.width;
+  if (width.input == 1 && width.kernel == 1 && width.output == 1 && width.padding == 0) {
+    std::swap(problem.geometry.height, problem.geometry.width);
+    std::swap(problem.w_strides.row, problem.w_strides.column);
+  }
+  return problem;
+}
+
 // channels_last if either operand is, as F.conv2d does; contiguous otherwise.
 at::MemoryFormat filled_format(const at::Tensor& first, const at::Tensor& second);
 

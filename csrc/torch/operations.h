@@ -59,17 +59,6 @@ constexpr Trio trio_of();
 template <KernelOf kernel>
 void register_trios(torch::Library& library);
 
-// Images of one column, as sequences come that are laid along the height, solved as images of one
-// row, which lie in memory alike: kernels go along rows.
-inline Problem one_row_for_one_column(Problem problem) {
-  const Axis& width = problem.geometry.width;
-  if (width.input == 1 && width.kernel == 1 && width.output == 1 && width.padding == 0) {
-    std::swap(problem.geometry.height, problem.geometry.width);
-    std::swap(problem.w_strides.row, problem.w_strides.column);
-  }
-  return problem;
-}
-
 namespace detail {
 
 Operands make_operands(Slot filled, const at::Tensor& first, const at::Tensor& second);

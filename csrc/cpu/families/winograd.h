@@ -48,7 +48,7 @@ constexpr Kernel kRows[] = {
     make_row<Winograd4Kernel>(kWinograd4, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
     make_row<Winograd4Kernel>(kWinograd4, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
     make_row<Winograd5Kernel>(kWinograd5, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd5, needs_5x5_with_stride_1, not_for_windows_of_5x5),
-    make_row<Winograd5Kernel>(kWinograd5, Slot::kInput, Algorithm::kWinograd, kAboutWinograd5, needs_5x5_with_stride_1, not_for_windows_of_5x5),
+    make_row<Winograd5Kernel>(kWinograd5, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd5, needs_5x5_with_stride_1, not_for_windows_of_5x5),
     make_row<Winograd2WeightKernel>(kWinograd2, Slot::kWeight, Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_weights_by_2x2),
     make_row<Winograd4WeightKernel>(kWinograd4, Slot::kWeight, Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_weights_by_4x4),
 };
