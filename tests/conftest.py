@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only_on(device): about something that this device has")
+    if config.getoption("numprocesses", None):
+        # Workers share the cores: threads that spin while they wait keep those of others waiting.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     missing = why_no_cuda()
     if missing and "cuda" in (config.getoption("--device") or ()):
         raise pytest.UsageError(f"--device cuda: {missing}")
