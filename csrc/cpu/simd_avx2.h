@@ -80,8 +80,17 @@ inline void store(Float16* p, Vector<float> value) {
   const __m128i bits = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bits);
 }
-inline void store(BFloat16* p, Vector<float> value) {
-  for (int lane = 0; lane < kLanes<float>; ++lane) p[lane] = from_compute<BFloat16>(value[lane]);
+inline void store(BFloat16* p, Vector<float> value) {  // as from_compute rounds
+  const __m256i bits = _mm256_castps_si256(value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i quiet_nan = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256 is_nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+  const __m256i high =
+      _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet_nan, _mm256_castps_si256(is_nan)), 16);
+  const __m128i words =
+      _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
 }
 
 inline Vector<float> load_masked(const float* p, Mask<float> mask) {
@@ -90,11 +99,16 @@ inline Vector<float> load_masked(const float* p, Mask<float> mask) {
 inline Vector<double> load_masked(const double* p, Mask<double> mask) {
   return _mm256_maskload_pd(p, mask.lanes);
 }
+// Most masks are full, and AMD's processors take a masked store apart into tens of operations.
+template <class C>
+inline bool is_full(Mask<C> mask) {
+  return __builtin_expect(bits_of(mask) == (1 << kLanes<C>)-1, 1);
+}
 inline void store_masked(float* p, Vector<float> value, Mask<float> mask) {
-  _mm256_maskstore_ps(p, mask.lanes, value);
+  is_full(mask) ? store(p, value) : _mm256_maskstore_ps(p, mask.lanes, value);
 }
 inline void store_masked(double* p, Vector<double> value, Mask<double> mask) {
-  _mm256_maskstore_pd(p, mask.lanes, value);
+  is_full(mask) ? store(p, value) : _mm256_maskstore_pd(p, mask.lanes, value);
 }
 
 // Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched.
@@ -103,8 +117,8 @@ inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compu
   if constexpr (sizeof(T) >= 4) {
     if (step == 1) return load_masked(p, mask);
   }
+  if (step == 1 && is_full(mask)) return load(p);
   const int bits = bits_of(mask);
-  if (step == 1 && bits == (1 << kLanes<Compute<T>>)-1) return load(p);
   return load_each(p, step, [=](int lane) { return bits >> lane & 1; });
 }
 
@@ -115,8 +129,8 @@ inline Vector<float> load_masked(const T* p, Mask<float> mask) {
 }
 template <class T>
 inline void store_masked(T* p, Vector<float> value, Mask<float> mask) {
+  if (is_full(mask)) return store(p, value);
   const int bits = bits_of(mask);
-  if (bits == (1 << kLanes<float>)-1) return store(p, value);
   store_each(p, value, [=](int lane) { return bits >> lane & 1; });
 }
 
