@@ -131,8 +131,9 @@ class Im2colKernel {
       : problem_(problem), g_(problem.geometry), buffers_(buffers), workspace_(workspace) {}
 
   // Input channels whose rows of X make a panel, which is to stay in L2 beside its block of sums.
+  // Panels are summed one by one: rounding grows with their depth.
   static std::int64_t channels_per_panel(const Geometry& g) {
-    constexpr std::int64_t kDepth = 1024;
+    constexpr std::int64_t kDepth = 512;
     return larger(1, smaller(kDepth / g.kernel_area(), g.in_channels_per_group()));
   }
 
