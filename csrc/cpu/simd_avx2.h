@@ -99,16 +99,44 @@ inline Vector<float> load_masked(const float* p, Mask<float> mask) {
 inline Vector<double> load_masked(const double* p, Mask<double> mask) {
   return _mm256_maskload_pd(p, mask.lanes);
 }
-// Most masks are full, and AMD's processors take a masked store apart into tens of operations.
 template <class C>
 inline bool is_full(Mask<C> mask) {
   return __builtin_expect(bits_of(mask) == (1 << kLanes<C>)-1, 1);
 }
+
+// AMD's processors take a masked store apart into tens of operations. Most masks are full, and the
+// others mostly of the first lanes, which powers of two of them store three times as fast.
 inline void store_masked(float* p, Vector<float> value, Mask<float> mask) {
-  is_full(mask) ? store(p, value) : _mm256_maskstore_ps(p, mask.lanes, value);
+  if (is_full(mask)) return store(p, value);
+  int bits = bits_of(mask);
+  if (bits & (bits + 1)) return _mm256_maskstore_ps(p, mask.lanes, value);
+  __m128 rest = _mm256_castps256_ps128(value);
+  if (bits & 8) {
+    _mm_storeu_ps(p, rest);
+    rest = _mm256_extractf128_ps(value, 1);
+    p += 4;
+    bits >>= 4;
+  }
+  if (bits & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), rest);
+    rest = _mm_movehl_ps(rest, rest);
+    p += 2;
+    bits >>= 2;
+  }
+  if (bits & 1) _mm_store_ss(p, rest);
 }
 inline void store_masked(double* p, Vector<double> value, Mask<double> mask) {
-  is_full(mask) ? store(p, value) : _mm256_maskstore_pd(p, mask.lanes, value);
+  if (is_full(mask)) return store(p, value);
+  int bits = bits_of(mask);
+  if (bits & (bits + 1)) return _mm256_maskstore_pd(p, mask.lanes, value);
+  __m128d rest = _mm256_castpd256_pd128(value);
+  if (bits & 2) {
+    _mm_storeu_pd(p, rest);
+    rest = _mm256_extractf128_pd(value, 1);
+    p += 2;
+    bits >>= 2;
+  }
+  if (bits & 1) _mm_store_sd(p, rest);
 }
 
 // Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched.
