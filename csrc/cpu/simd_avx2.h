@@ -139,27 +139,62 @@ inline void store_masked(double* p, Vector<double> value, Mask<double> mask) {
   if (bits & 1) _mm_store_sd(p, rest);
 }
 
-// Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched.
-template <class T>
-inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compute<T>> mask) {
-  if constexpr (sizeof(T) >= 4) {
-    if (step == 1) return load_masked(p, mask);
-  }
-  if (step == 1 && is_full(mask)) return load(p);
-  const int bits = bits_of(mask);
-  return load_each(p, step, [=](int lane) { return bits >> lane & 1; });
-}
-
 // 16-bit elements have no masked instructions.
 template <class T>
 inline Vector<float> load_masked(const T* p, Mask<float> mask) {
-  return load_strided(p, 1, mask);
+  if (is_full(mask)) return load(p);
+  const int bits = bits_of(mask);
+  return load_each(p, 1, [=](int lane) { return bits >> lane & 1; });
 }
 template <class T>
 inline void store_masked(T* p, Vector<float> value, Mask<float> mask) {
   if (is_full(mask)) return store(p, value);
   const int bits = bits_of(mask);
   store_each(p, value, [=](int lane) { return bits >> lane & 1; });
+}
+
+// Elements p[0], p[2], ..., p[14]; p[15] is not touched.
+inline Vector<float> load_every_second(const float* p) {
+  const __m256 pairs = _mm256_shuffle_ps(load(p), load(p + 7), 0b11'01'10'00);
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0b11'01'10'00));
+}
+
+inline Vector<float> gather_strided(const float* p, std::int32_t step, Mask<float> mask) {
+  const __m256i index = _mm256_mullo_epi32(lane_numbers(float()), _mm256_set1_epi32(step));
+  return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, index, _mm256_castsi256_ps(mask.lanes),
+                                  sizeof *p);
+}
+inline Vector<double> gather_strided(const double* p, std::int32_t step, Mask<double> mask) {
+  const __m128i index = _mm_mullo_epi32(_mm_set_epi32(3, 2, 1, 0), _mm_set1_epi32(step));
+  return _mm256_mask_i32gather_pd(_mm256_setzero_pd(), p, index, _mm256_castsi256_pd(mask.lanes),
+                                  sizeof *p);
+}
+
+// Elements p[0], p[step], p[2 step], ...; those of masked lanes are not touched. Full vectors are
+// put together by inserts, which AMD's processors do faster than a gather.
+template <class T>
+inline Vector<Compute<T>> load_strided(const T* p, std::int64_t step, Mask<Compute<T>> mask) {
+  using C = Compute<T>;
+  if (step == 1) return load_masked(p, mask);
+  if (is_full(mask)) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (step == 2) return load_every_second(p);
+    }
+    const auto element = [=](int lane) { return to_compute(p[lane * step]); };
+    if constexpr (kLanes<C> == 4) {
+      return Vector<C>{element(0), element(1), element(2), element(3)};
+    } else {
+      return Vector<C>{element(0), element(1), element(2), element(3),
+                       element(4), element(5), element(6), element(7)};
+    }
+  }
+  if constexpr (sizeof(T) >= 4) {
+    constexpr std::int64_t kFarthest = std::int64_t{1} << 26;
+    if (0 < step && step < kFarthest)
+      return gather_strided(p, static_cast<std::int32_t>(step), mask);
+  }
+  const int bits = bits_of(mask);
+  return load_each(p, step, [=](int lane) { return bits >> lane & 1; });
 }
 
 // The Q elements at p, over and over.
