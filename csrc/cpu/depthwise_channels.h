@@ -192,7 +192,20 @@ class DepthwiseChannelsKernel {
         scratch.weights + (plan_.packs_all ? first_block * plan_.block_weights() : 0);
     const std::int64_t last_block = plan_.chunk_first(chunk + 1);
     const bool may_pair = plan_.multiplier == 1;
-    for (std::int64_t block = first_block; block < last_block;) {
+    std::int64_t block = first_block;
+    if constexpr (PixelTile::kVectors == 1) {
+      const std::int64_t full = smaller(last_block, plan_.out_channels / L) - block;
+      if (may_pair && gather_.kernel_area() < BlockedTile<C, 1, 1>::kTerms) {
+        const auto* bias = static_cast<const T*>(gather_.bias);
+        if (bias) bias += block * L;
+        spot.is_interior
+            ? PixelTile::template fill_vectors<false>(spot, block * L, full, weights, bias)
+            : PixelTile::template fill_vectors<true>(spot, block * L, full, weights, bias);
+        weights += full * spot.block_weights;
+        block += full;
+      }
+    }
+    while (block < last_block) {
       if (plan_.adds_lanes) {
         add_lanes(spot, block++, weights, scratch);
         weights += plan_.block_weights();

@@ -48,13 +48,13 @@ struct DepthwiseChannelsTile {
     for (const Step& step : spot.steps) {
       switch (step.taps) {
         case 1:
-          add_step<1, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
+          add_step<1, kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
           break;
         case 2:
-          add_step<2, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
+          add_step<2, kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
           break;
         default:
-          add_step<kMaxTaps, kChecked>(tile, spot, step, source_channel, weights, load_pixel);
+          add_step<kMaxTaps, kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
       }
       tile.note_terms(step.taps);
     }
@@ -69,10 +69,42 @@ struct DepthwiseChannelsTile {
     }
   }
 
+  // Fills the pixels of a tile by `count` vectors of full lanes, whose sums need no blocks, from
+  // channel `lane` on. A call for every vector takes as long as the multiply-adds of a small
+  // window.
+  template <bool kChecked>
+  [[gnu::noinline]] static void fill_vectors(const Spot& spot, std::int64_t lane,
+                                             std::int64_t count, const C* weights, const T* bias) {
+    const Spot here = spot;
+    T* filled = here.filled + lane;
+    for (lane += here.source; count > 0; --count, lane += L, weights += here.block_weights) {
+      Tile<C, kPixels, 1> tile;
+      const Vector<C> start = bias ? load(bias) : Vector<C>{};
+      if (bias) bias += L;
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) tile.sums[p][0] = start;
+      for (const Step& step : here.steps) {
+        if (step.taps == kMaxTaps) {
+          add_step<kMaxTaps, kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
+        } else if (step.taps == 1) {
+          add_step<1, kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
+        } else {
+          add_step<2, kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
+        }
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) {
+        if (p >= here.pixel_count) break;
+        store(pixel_at(filled, p, here.filled_pixel), tile.sums[p][0]);
+      }
+      filled += L;
+    }
+  }
+
  private:
   // K taps, which read K + kPixels - 1 columns of a line.
   template <int K, bool kChecked, int V, class Load>
-  HANDCONV_INLINE static void add_step(BlockedTile<C, kPixels, V>& tile, const Spot& spot,
+  HANDCONV_INLINE static void add_step(Tile<C, kPixels, V>& tile, const Spot& spot,
                                        const Step& step, std::int64_t channel, const C* weights,
                                        Load load_pixel) {
     const T* line = step.line + channel;
@@ -92,7 +124,7 @@ struct DepthwiseChannelsTile {
         for (int k = 0; k < K; ++k) {
           const int p = j - k;
           if (p < 0 || p >= kPixels) continue;
-          tile.block.sums[p][v] = fma(pixel, weight[k], tile.block.sums[p][v]);
+          tile.sums[p][v] = fma(pixel, weight[k], tile.sums[p][v]);
         }
       }
     }
