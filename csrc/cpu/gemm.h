@@ -144,7 +144,8 @@ class GemmKernel {
   bool in_place(const GemmClass& part) const {
     if (!kPixelsAreRows || !std::is_same_v<T, C> || plan_.images_are_shared()) return false;
     const std::int64_t pitch = gather_.source_strides.column * static_cast<std::int64_t>(sizeof(C));
-    return pitch % 2048 != 0 && covers_image(part, source_image<T>(gather_, 0, 0));
+    return (kVectorBytes < 64 || pitch % 2048 != 0) &&
+           covers_image(part, source_image<T>(gather_, 0, 0));
   }
   const C* image_in_place(const Item& item, std::int64_t pixel, std::int64_t channel) const {
     if constexpr (std::is_same_v<T, C>) {
@@ -255,10 +256,12 @@ class GemmKernel {
                rest < kLanesOfPanel ? rest : kLanesOfPanel,
                totals + (tile * panels + panel) * Plan::kTileSize, scratch);
     };
-    // A tile of rows stays in L1 while panels pass from L2; or else each panel is read once.
+    // A tile of rows stays in L1 while panels pass from L2; or else each panel is read once. The
+    // channels of a tile of 16 registers are so few that they had better be what passes.
     constexpr std::int64_t kBytes = 256 << 10;
-    if (!kPixelsAreRows ||
-        panels * part.block * kLanesOfPanel <= kBytes / static_cast<std::int64_t>(sizeof(C))) {
+    constexpr bool kPanelsStay = !kPixelsAreRows && kVectorBytes < 64;
+    if (!kPanelsStay && (!kPixelsAreRows || panels * part.block * kLanesOfPanel <=
+                                                kBytes / static_cast<std::int64_t>(sizeof(C)))) {
       for (std::int64_t tile = 0; tile < tiles.count; ++tile)
         for (std::int64_t panel = 0; panel < panels; ++panel) visit(tile, panel);
     } else {

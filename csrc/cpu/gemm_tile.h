@@ -49,7 +49,7 @@ template <class C, int R, int V>
     for (int v = 0; v < V; ++v) {
       const C* vector = panel + k * kPanelLanes<C> + v * kLanes<C>;
       lanes[v] = load(vector);
-      __builtin_prefetch(vector + kTermsAhead * kPanelLanes<C>);
+      if (v % (64 / kVectorBytes) == 0) __builtin_prefetch(vector + kTermsAhead * kPanelLanes<C>);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -126,4 +126,5 @@ struct EvenSplit {
   std::int64_t count, parts;
   std::int64_t first(std::int64_t part) const { return count * part / parts; }
   std::int64_t size(std::int64_t part) const { return first(part + 1) - first(part); }
+  std::int64_t largest() const { return ceil_divide(count, parts); }
 };

@@ -47,7 +47,7 @@ class GemmWeight {
     const bool together = taps_are_together();
     if (together && gather_.w_source == taps) {
       for (std::int64_t r = 0; r < count; ++r)
-        copy(w + r * gather_.w_filled, block.size(), packed + r * pitch);
+        copy(w + r * gather_.w_filled, gather_.w_filled, block.size(), packed + r * pitch);
     } else if (together && taps <= kLanes<C>) {
       copy_taps(w, count, sources, pitch, packed);
     } else {
@@ -69,8 +69,16 @@ class GemmWeight {
     return true;
   }
 
-  static void copy(const T* from, std::int64_t count, C* to) {
-    for (std::int64_t k = 0; k < count; k += kLanes<C>) {
+  // Rows too short for the processor to foresee the next one.
+  static void copy(const T* from, std::int64_t row_step, std::int64_t count, C* to) {
+    std::int64_t k = 0;
+    if constexpr (kVectorBytes < 64) {
+      for (; k + kLanes<C> <= count; k += kLanes<C>) {
+        __builtin_prefetch(from + 2 * row_step + k);
+        store(to + k, load(from + k));
+      }
+    }
+    for (; k < count; k += kLanes<C>) {
       const auto mask = mask_between<C>(0, count - k);
       store_masked(to + k, load_masked(from + k, mask), mask);
     }
@@ -132,6 +140,13 @@ class GemmWeight {
   void transpose_sources(const T* from, std::int64_t lanes, std::int64_t sources, C* to) const {
     constexpr std::int64_t L = kLanes<C>;
     for (std::int64_t s = 0; s < sources; s += L) {
+      if constexpr (kVectorBytes < 64) {
+        if (lanes == L && s + L <= sources) {
+          transpose_to_planes(from + s, gather_.w_filled, 0, L, L, to + s * kPanelLanes<C>,
+                              kPanelLanes<C>);
+          continue;
+        }
+      }
       const auto mask = mask_between<C>(0, sources - s);
       Vector<C> square[L];
 #pragma GCC unroll 16

@@ -43,6 +43,16 @@ inline void transpose_matrix(const T* source, std::int64_t source_step, std::int
     for (std::int64_t c = 0; c < columns; c += L) {
       const auto source_mask = mask_between<C>(0, columns - c);
       Vector<C> square[L];
+      if constexpr (kVectorBytes < 64) {  // masks cost more than a branch
+        if (r + L <= rows && c + L <= columns) {
+#pragma GCC unroll 8
+          for (std::int64_t i = 0; i < L; ++i) square[i] = load(source + (r + i) * source_step + c);
+          transpose<C>(square);
+#pragma GCC unroll 8
+          for (std::int64_t i = 0; i < L; ++i) store(target + (c + i) * target_step + r, square[i]);
+          continue;
+        }
+      }
       for (std::int64_t i = 0; i < L; ++i) {
         square[i] = r + i < rows ? load_masked(source + (r + i) * source_step + c, source_mask)
                                  : Vector<C>{};

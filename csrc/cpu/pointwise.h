@@ -55,11 +55,11 @@ class PointwiseKernel {
     // Terms far apart would each come from a line of their own, out of L2.
     constexpr std::int64_t kBytes = (128 << 10) / sizeof(C);
     const bool w_in_place = shape_.w_source == 1
-                                ? !rows_collide<C>(shape_.w_filled)
+                                ? !rows_of_tile_collide<C>(shape_.w_filled)
                                 : shape_.w_filled == 1 && !rows_collide<C>(shape_.w_source) &&
                                       shape_.w_source * shape_.sources <= kBytes;
-    rows_in_place_ =
-        !kConverts && (kPixelsAreRows ? !rows_collide<C>(shape_.source.column) : w_in_place);
+    rows_in_place_ = !kConverts &&
+                     (kPixelsAreRows ? !rows_of_tile_collide<C>(shape_.source.column) : w_in_place);
   }
 
   // Planes so small that pages and the cache hold those of many terms.
@@ -72,10 +72,10 @@ class PointwiseKernel {
   // Filled channels are dealt out in vectors where they are lanes, and so are pixels.
   Extent chunk(std::int64_t i) const {
     return kPixelsAreRows ? part_of(VectorParts<C>(shape_.filled, plan_.chunks()), i)
-                          : part_of(EvenParts{shape_.filled, plan_.chunks()}, i);
+                          : part_of(EvenSplit{shape_.filled, plan_.chunks()}, i);
   }
   Extent strip(std::int64_t i) const {
-    return kPixelsAreRows ? part_of(EvenParts{shape_.pixels, plan_.strips()}, i)
+    return kPixelsAreRows ? part_of(EvenSplit{shape_.pixels, plan_.strips()}, i)
                           : part_of(VectorParts<C>(shape_.pixels, plan_.strips()), i);
   }
   template <class Parts>

@@ -25,19 +25,12 @@ struct PointwiseShape {
   }
 };
 
-// [0, count) in even parts.
-struct EvenParts {
-  std::int64_t count, parts;
-  std::int64_t first(std::int64_t part) const { return count * part / parts; }
-  std::int64_t largest() const { return ceil_divide(count, parts); }
-};
-
 // The same in whole vectors of lanes, of which the last one may be filled in part.
 template <class C>
 struct VectorParts {
   static constexpr std::int64_t L = kLanes<C>;
   std::int64_t lanes;
-  EvenParts vectors;
+  EvenSplit vectors;
 
   VectorParts(std::int64_t count, std::int64_t parts)
       : lanes(count), vectors{ceil_divide(count, L), parts} {}

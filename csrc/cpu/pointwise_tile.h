@@ -23,6 +23,11 @@ constexpr int kPointwiseRows = kVectorBytes == 64 ? (V == 3 ? 9 : 14)
 // registers are too few.
 constexpr bool kPanelsInPlace = kVectorBytes == 64;
 
+// Long sums are cut into blocks: of 16 registers' tiles each is a pass over all rows, for which its
+// panel stays in L1, and adds to the target.
+constexpr std::int64_t kPointwiseBlock = 256;
+constexpr bool kBlocksArePasses = kVectorBytes < 64;
+
 template <class C>
 struct PointwiseJob {
   const C* rows;
@@ -33,16 +38,29 @@ struct PointwiseJob {
   const C *lane_bias, *row_bias;  // null for none
   C* target;
   std::int64_t target_pitch;
-  Mask<C> tail;  // lanes of the last vector that exist
+  Mask<C> tail;          // lanes of the last vector that exist
+  bool is_first = true;  // the target holds nothing yet
 };
+
+template <class C, int R, int V>
+HANDCONV_INLINE void add_target(Vector<C> (&sums)[R][V], const C* target, std::int64_t pitch,
+                                Mask<C> tail) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r, target += pitch) {
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) {
+      const C* vector = target + v * kLanes<C>;
+      sums[r][v] += v == V - 1 ? load_masked(vector, tail) : load(vector);
+    }
+  }
+}
 
 template <class C, int R, int V>
 [[gnu::noinline]] void pointwise_tiles(const PointwiseJob<C>& job, std::int64_t first,
                                        std::int64_t tiles) {
-  constexpr std::int64_t kBlock = 256;
   constexpr int kAhead = 8;  // terms of a panel, asked for while others wait for L2
   const std::int64_t step = job.row_step, pitch = job.target_pitch;
-  const std::int64_t blocks = ceil_divide(job.depth, kBlock);
+  const std::int64_t blocks = kBlocksArePasses ? 1 : ceil_divide(job.depth, kPointwiseBlock);
   for (std::int64_t row = first; tiles > 0; --tiles, row += R) {
     const C *low = job.rows + row * step, *middle = low + 5 * step, *high = middle + 5 * step;
     const C* panel = job.panel;
@@ -99,6 +117,9 @@ template <class C, int R, int V>
         }
         continue;
       }
+      if constexpr (kBlocksArePasses) {
+        if (!job.is_first) add_target<C, R, V>(sums, target, pitch, job.tail);
+      }
       if (job.lane_bias) {
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
@@ -136,11 +157,8 @@ inline void pointwise_rows(const PointwiseJob<C>& job, std::int64_t rows,
   kByRows[tiles.size - 1](job, tiles.first(tiles.extra), tiles.count - tiles.extra);
 }
 
-// All rows, by as many lanes as exist: at most kPointwiseVectors vectors.
 template <class C>
-inline void multiply_panel(std::int64_t rows, std::int64_t lanes, PointwiseJob<C>& job) {
-  const std::int64_t vectors = ceil_divide(lanes, std::int64_t{kLanes<C>});
-  job.tail = mask_between<C>(0, lanes - (vectors - 1) * kLanes<C>);
+inline void multiply_block(std::int64_t rows, std::int64_t vectors, const PointwiseJob<C>& job) {
   const auto multiply = [&](auto count) {
     constexpr int V = decltype(count)::value;
     pointwise_rows<C, V>(job, rows, std::make_integer_sequence<int, kPointwiseRows<V>>{});
@@ -148,4 +166,22 @@ inline void multiply_panel(std::int64_t rows, std::int64_t lanes, PointwiseJob<C
   if (vectors == 3) return multiply(VectorCount<3>{});
   if (vectors == 2) return multiply(VectorCount<2>{});
   multiply(VectorCount<1>{});
+}
+
+// All rows, by as many lanes as exist: at most kPointwiseVectors vectors.
+template <class C>
+inline void multiply_panel(std::int64_t rows, std::int64_t lanes, PointwiseJob<C>& job) {
+  const std::int64_t vectors = ceil_divide(lanes, std::int64_t{kLanes<C>});
+  job.tail = mask_between<C>(0, lanes - (vectors - 1) * kLanes<C>);
+  const EvenSplit blocks{job.depth, ceil_divide(job.depth, kPointwiseBlock)};
+  if (!kBlocksArePasses || blocks.parts <= 1) return multiply_block(rows, vectors, job);
+  for (std::int64_t i = 0; i < blocks.parts; ++i) {
+    PointwiseJob<C> block = job;
+    block.rows += blocks.first(i) * job.term_step;
+    block.panel += blocks.first(i) * job.panel_pitch;
+    block.depth = blocks.size(i);
+    block.is_first = i == 0;
+    if (i < blocks.parts - 1) block.lane_bias = block.row_bias = nullptr;
+    multiply_block(rows, vectors, block);
+  }
 }
