@@ -205,6 +205,20 @@ bool overlap_far(const Problem& problem, const Axis& axis) {
 
 }  // namespace
 
+// Where vectors are of 32 bytes: its tile is then as large as that of direct.broadcast, whose items
+// copy one group of every pixel.
+Refusal better_as_strips(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  const Shape shape(problem);
+  const bool few_channels = smaller(shape.source, shape.filled) < 16;
+  if (g.groups == 1 || problem.dtype != DType::kFloat32 || few_channels || g.kernel_area() == 1)
+    return nullptr;
+  if (!has_stride(g)) return shape.side < 20 ? kEnoughToBeLanes : nullptr;
+  const bool nchw = problem.layout == Layout::kNchw;
+  const bool is_small = shape.side <= (nchw ? 28 : 14), is_long = shape.source >= (nchw ? 32 : 24);
+  return problem.slot == Slot::kOutput || is_small || is_long ? kEnoughToBeLanes : nullptr;
+}
+
 Refusal better_without_broadcasts(const Problem& problem) {
   return suits_broadcasts(problem, Shape(problem))
              ? nullptr

@@ -55,16 +55,16 @@ Refusal needs_7x1_with_stride_1(const Problem& problem) {
 namespace {
 
 // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
-// 32 channels, 1.5 at 64 and 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at
-// 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of 7x7 that
-// holds from 512 on. 16-bit types round more at the store.
+// 32 channels, 1.5 at 48 and at 64, 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128
+// and 1.3 at 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of
+// 7x7 that holds from 512 on. 16-bit types round more at the store.
 bool hides_rounding_of_4x4(const Problem& problem, const Shape& shape) {
   if (problem.dtype != DType::kFloat32) return true;
   const Geometry& g = problem.geometry;
   const std::int64_t dilation = larger(g.height.dilation, g.width.dilation);
   if (dilation > 4) return false;
   if (shape.side < 12) return shape.source >= 512;
-  return shape.source >= (dilation > 2 ? 192 : dilation > 1 ? 128 : 64);
+  return shape.source >= (dilation > 2 ? 192 : dilation > 1 ? 128 : 48);
 }
 
 // Along an axis: products of filled and source elements that a direct kernel multiplies, which
@@ -112,9 +112,14 @@ bool suits_tiles_of_3x3(const Problem& problem, const Shape& shape) {
 constexpr Refusal kWinogradIsOff = "Winograd is switched off";
 
 // Groups so small that the transforms of their tiles cost more than the products they save.
-bool are_small_groups(const Problem& problem, const Shape& shape) {
+bool are_small_groups(const Problem& problem, const Shape& shape, int vector_bytes) {
   if (problem.geometry.groups == 1) return false;
-  const std::int64_t most = shape.side < 20 ? 32 : problem.layout == Layout::kNchw ? 24 : 16;
+  const bool nchw = problem.layout == Layout::kNchw;
+  // Products that take twice the instructions are worth more transforms.
+  const bool narrow = vector_bytes == 32 && problem.dtype == DType::kFloat32;
+  const std::int64_t most = shape.side < (narrow ? 12 : 20)         ? 32
+                            : nchw && (!narrow || shape.side >= 40) ? 24
+                                                                    : 16;
   return shape.source <= most && shape.filled <= most;
 }
 
@@ -134,10 +139,10 @@ Refusal too_small_for_winograd(const Problem& problem, const Shape& shape, std::
 
 }  // namespace
 
-Refusal not_for_tiles_of_2x2(const Problem& problem) {
+Refusal not_for_tiles_of_2x2(const Problem& problem, int vector_bytes) {
   if (!problem.allows_winograd) return kWinogradIsOff;
   const Shape shape(problem);
-  if (are_small_groups(problem, shape))
+  if (are_small_groups(problem, shape, vector_bytes))
     return "groups are small: their transforms outweigh the products saved";
   if (suits_tiles_of_4x4(problem, shape)) return "tiles of 4x4 do less work";
   return suits_tiles_of_3x3(problem, shape) ? "tiles of 3x3 fit the dilated images better"

@@ -39,10 +39,14 @@ constexpr const char* kWinograd5 = "cpu.winograd.for5x5." HANDCONV_ISA_NAME;
 constexpr const char* kAboutWinograd5 =
     "windows of 5x5 by tiles of 2x2: 36 products of matrices in place of 100";
 
+inline Refusal not_for_tiles_of_2x2_here(const Problem& problem) {
+  return not_for_tiles_of_2x2(problem, kVectorBytes);
+}
+
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<Winograd2Kernel>(kWinograd2, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
-    make_row<Winograd2Kernel>(kWinograd2, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2),
+    make_row<Winograd2Kernel>(kWinograd2, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2_here),
+    make_row<Winograd2Kernel>(kWinograd2, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd2, needs_3x3_with_stride_1, not_for_tiles_of_2x2_here),
     make_row<Winograd3Kernel>(kWinograd3, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd3, needs_3x3_with_stride_1, not_for_tiles_of_3x3),
     make_row<Winograd3Kernel>(kWinograd3, Slot::kInput,  Algorithm::kWinograd, kAboutWinograd3, needs_3x3_with_stride_1, not_for_tiles_of_3x3),
     make_row<Winograd4Kernel>(kWinograd4, Slot::kOutput, Algorithm::kWinograd, kAboutWinograd4, needs_3x3_with_stride_1, not_for_tiles_of_4x4),
