@@ -58,6 +58,24 @@ inline void pack_vector(const T* from, std::int64_t lane_step, std::int64_t term
   }
 }
 
+// The same for all vectors of a panel, where they adjoin: term by term, since terms may lie pages
+// apart.
+template <class T>
+inline void pack_adjoining(const T* from, std::int64_t term_step, std::int64_t lanes,
+                           std::int64_t terms, Compute<T>* packed) {
+  using C = Compute<T>;
+  const std::int64_t whole = lanes / kLanes<C> * kLanes<C>;
+  const auto tail = mask_between<C>(0, lanes - whole);
+  for (std::int64_t k = 0; k < terms; ++k, from += term_step) {
+    for (std::int64_t lane = 0; lane < whole; lane += kLanes<C>, packed += kLanes<C>)
+      store(packed, load(from + lane));
+    if (whole < lanes) {
+      store(packed, load_masked(from + whole, tail));
+      packed += kLanes<C>;
+    }
+  }
+}
+
 // Panels one after the other, each term after term.
 template <class T>
 inline void pack_panels(const T* from, std::int64_t lane_step, std::int64_t term_step,
@@ -67,6 +85,12 @@ inline void pack_panels(const T* from, std::int64_t lane_step, std::int64_t term
   for (std::int64_t i = 0; i < panels.count(); ++i) {
     const std::int64_t first = panels.first(i), size = panels.size(i);
     const std::int64_t pitch = round_up(size, std::int64_t{kLanes<C>});
+    if constexpr (kVectorBytes < 64) {
+      if (lane_step == 1) {
+        pack_adjoining(from + first, term_step, size, terms, packed + first * terms);
+        continue;
+      }
+    }
     for (std::int64_t lane = 0; lane < size; lane += kLanes<C>)
       pack_vector(from + (first + lane) * lane_step, lane_step, term_step, size - lane, terms,
                   packed + first * terms + lane, pitch);
