@@ -257,7 +257,8 @@ class GemmKernel {
                totals + (tile * panels + panel) * Plan::kTileSize, scratch);
     };
     // A tile of rows stays in L1 while panels pass from L2; or else each panel is read once. The
-    // channels of a tile of 16 registers are so few that they had better be what passes.
+    // channels of a tile of 16 registers are so few that they had better be what passes. Tried for
+    // pixels as rows: 4 to 19 % slower.
     constexpr std::int64_t kBytes = 256 << 10;
     constexpr bool kPanelsStay = !kPixelsAreRows && kVectorBytes < 64;
     if (!kPanelsStay && (!kPixelsAreRows || panels * part.block * kLanesOfPanel <=
