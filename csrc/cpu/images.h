@@ -31,36 +31,45 @@ inline bool is_pixel_image(const ImageStrides& strides) {
   return std::is_same_v<T, Compute<T>> && strides.channel == 1;
 }
 
+// A square of vectors of a matrix that ends after so many rows and columns. Unrolled, so that it
+// stays in registers as far as there are enough.
+template <class T, class U>
+HANDCONV_INLINE void transpose_square(const T* source, std::int64_t source_step, std::int64_t rows,
+                                      std::int64_t columns, U* target, std::int64_t target_step) {
+  using C = Compute<T>;
+  constexpr std::int64_t L = kLanes<C>;
+  Vector<C> square[L];
+  if constexpr (kVectorBytes < 64) {  // masks cost more than a branch
+    if (rows >= L && columns >= L) {
+#pragma GCC unroll 8
+      for (std::int64_t i = 0; i < L; ++i) square[i] = load(source + i * source_step);
+      transpose<C>(square);
+#pragma GCC unroll 8
+      for (std::int64_t i = 0; i < L; ++i) store(target + i * target_step, square[i]);
+      return;
+    }
+  }
+  const auto source_mask = mask_between<C>(0, columns), target_mask = mask_between<C>(0, rows);
+#pragma GCC unroll 8
+  for (std::int64_t i = 0; i < L; ++i)
+    square[i] = i < rows ? load_masked(source + i * source_step, source_mask) : Vector<C>{};
+  transpose<C>(square);
+#pragma GCC unroll 8
+  for (std::int64_t i = 0; i < L; ++i) {
+    if (i < columns) store_masked(target + i * target_step, square[i], target_mask);
+  }
+}
+
 // Transposes a matrix of rows x columns: target[c * target_step + r] = source[r * source_step + c],
 // a square of vectors at a time.
 template <class T, class U>
 inline void transpose_matrix(const T* source, std::int64_t source_step, std::int64_t rows,
                              std::int64_t columns, U* target, std::int64_t target_step) {
-  using C = Compute<T>;
-  constexpr std::int64_t L = kLanes<C>;
+  constexpr std::int64_t L = kLanes<Compute<T>>;
   for (std::int64_t r = 0; r < rows; r += L) {
-    const auto target_mask = mask_between<C>(0, rows - r);
     for (std::int64_t c = 0; c < columns; c += L) {
-      const auto source_mask = mask_between<C>(0, columns - c);
-      Vector<C> square[L];
-      if constexpr (kVectorBytes < 64) {  // masks cost more than a branch
-        if (r + L <= rows && c + L <= columns) {
-#pragma GCC unroll 8
-          for (std::int64_t i = 0; i < L; ++i) square[i] = load(source + (r + i) * source_step + c);
-          transpose<C>(square);
-#pragma GCC unroll 8
-          for (std::int64_t i = 0; i < L; ++i) store(target + (c + i) * target_step + r, square[i]);
-          continue;
-        }
-      }
-      for (std::int64_t i = 0; i < L; ++i) {
-        square[i] = r + i < rows ? load_masked(source + (r + i) * source_step + c, source_mask)
-                                 : Vector<C>{};
-      }
-      transpose<C>(square);
-      for (std::int64_t i = 0; i < L && c + i < columns; ++i) {
-        store_masked(target + (c + i) * target_step + r, square[i], target_mask);
-      }
+      transpose_square(source + r * source_step + c, source_step, rows - r, columns - c,
+                       target + c * target_step + r, target_step);
     }
   }
 }

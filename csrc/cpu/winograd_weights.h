@@ -36,20 +36,22 @@ class WinogradWeights {
     const T* w = static_cast<const T*>(gather_.w) + group * gather_.w_group +
                  filled * gather_.w_filled + first * gather_.w_source;
     alignas(64) C windows[kSources * kTaps * kLanes<C>] = {};
-    for (int v = 0; v < panels.vectors; ++v) {
-      const int panel = v / kTileVectors;
+    for (int first_v = 0; first_v < panels.vectors; first_v += kVectorsOfLine) {
+      const int panel = first_v / kTileVectors;
       const std::int64_t row = panels.panel_vectors(panel) * kLanes<C>;
-      const std::int64_t rest = lanes - v * kLanes<C>;
       const std::int64_t sources = panels.sources / Tiles::kSegments;
       for (std::int64_t s = 0; s < sources; s += kSources) {
         const std::int64_t count = sources - s < kSources ? sources - s : kSources;
-        pack(w + v * kLanes<C> * gather_.w_filled + s * gather_.w_source,
-             rest < kLanes<C> ? rest : kLanes<C>, count, windows);
-        C* target = u + panels.panel(panel) + s * row + v % kTileVectors * kLanes<C>;
-        for (std::int64_t i = 0; i < count; ++i) {
-          for (int segment = 0; segment < Tiles::kSegments; ++segment) {
-            transform_windows(windows + i * kTaps * kLanes<C>, segment,
-                              target + (segment * sources + i) * row, panels.point_step());
+        for (int v = first_v; v < first_v + kVectorsOfLine && v < panels.vectors; ++v) {
+          const std::int64_t rest = lanes - v * kLanes<C>;
+          pack(w + v * kLanes<C> * gather_.w_filled + s * gather_.w_source,
+               rest < kLanes<C> ? rest : kLanes<C>, count, windows);
+          C* target = u + panels.panel(panel) + s * row + v % kTileVectors * kLanes<C>;
+          for (std::int64_t i = 0; i < count; ++i) {
+            for (int segment = 0; segment < Tiles::kSegments; ++segment) {
+              transform_windows(windows + i * kTaps * kLanes<C>, segment,
+                                target + (segment * sources + i) * row, panels.point_step());
+            }
           }
         }
       }
@@ -61,11 +63,15 @@ class WinogradWeights {
   using Columns = typename Tiles::Columns;
   static constexpr int kTaps = Tiles::kTaps;
   static constexpr std::int64_t kSources = 16;  // source channels that are packed at a time
+  static constexpr std::int64_t kLine = 64 / sizeof(T);
+  // Vectors that share a line of the cache, in w and in U, follow each other.
+  static constexpr int kVectorsOfLine = kVectorBytes < 32 ? 1 : 64 / kVectorBytes;
 
   // windows[source channel][tap][lane], from the w of the first lane and source channel on.
   void pack(const T* w, std::int64_t lanes, std::int64_t sources, C* windows) const {
     constexpr std::int64_t L = kLanes<C>;
     const Gather& g = gather_;
+    if constexpr (kVectorBytes == 32) fetch_next_lanes(w, sources);
     const bool taps_adjoin = (g.w_column == 1 || Columns::kKernel == 1) &&
                              (g.w_row == Columns::kKernel || Rows::kKernel == 1);
     if (taps_adjoin && g.w_source == kTaps) {
@@ -74,14 +80,16 @@ class WinogradWeights {
       for (std::int64_t s = 0; s < sources; ++s) {
         pack_windows(w + s * g.w_source, lanes, windows + s * kTaps * L);
       }
+    } else if (taps_adjoin && kVectorBytes == 32 && kTaps == kLanes<C> + 1 && lanes == kLanes<C>) {
+      for (std::int64_t s = 0; s < sources; ++s)
+        pack_full_windows(w + s * g.w_source, windows + s * kTaps * L);
     } else if (taps_adjoin) {
       for (std::int64_t s = 0; s < sources; ++s) {
         transpose_matrix(w + s * g.w_source, g.w_filled, lanes, kTaps, windows + s * kTaps * L, L);
       }
     } else {
       for (int tap = 0; tap < kTaps; ++tap) {
-        pack_tap(w + tap / Columns::kKernel * g.w_row + tap % Columns::kKernel * g.w_column, lanes,
-                 sources, windows + tap * L);
+        pack_tap(w + offset_of(tap), lanes, sources, windows + tap * L);
       }
     }
   }
@@ -92,6 +100,43 @@ class WinogradWeights {
 #pragma GCC unroll 5
       for (int tap = 0; tap < kTaps; ++tap) windows[tap * kLanes<C> + lane] = to_compute(w[tap]);
     }
+  }
+
+  // What is read of the next lanes lies in pieces too far apart for the processor to foresee.
+  void fetch_next_lanes(const T* w, std::int64_t sources) const {
+    const Gather& g = gather_;
+    const bool by_sources = g.w_source > g.w_filled;  // lanes, or their windows, adjoin
+    const std::int64_t rows = by_sources ? sources : kLanes<C>;
+    const std::int64_t row = by_sources ? g.w_source : g.w_filled;
+    const std::int64_t elements = kTaps * (by_sources ? kLanes<C> : sources);
+    const T* next = w + kVectorsOfLine * kLanes<C> * g.w_filled;
+    for (std::int64_t i = 0; i < rows; ++i, next += row) {
+      if (g.w_column == 1) {
+        for (std::int64_t at = 0; at < elements; at += kLine) __builtin_prefetch(next + at, 0, 2);
+      } else {
+        for (int tap = 0; tap < kTaps; ++tap) __builtin_prefetch(next + offset_of(tap), 0, 2);
+      }
+    }
+  }
+  std::int64_t offset_of(int tap) const {
+    return tap / Columns::kKernel * gather_.w_row + tap % Columns::kKernel * gather_.w_column;
+  }
+
+  // Windows of a tap more than a vector has lanes: a second square of vectors would be nearly
+  // empty.
+  void pack_full_windows(const T* w, C* windows) const {
+    constexpr std::int64_t L = kLanes<C>;
+    const std::int64_t step = gather_.w_filled;
+    Vector<C> square[L], last{};
+#pragma GCC unroll 8
+    for (std::int64_t i = 0; i < L; ++i) {
+      square[i] = load(w + i * step);
+      last[i] = to_compute(w[i * step + L]);
+    }
+    transpose<C>(square);
+#pragma GCC unroll 8
+    for (std::int64_t i = 0; i < L; ++i) store(windows + i * L, square[i]);
+    store(windows + L * L, last);
   }
 
   void pack_tap(const T* w, std::int64_t lanes, std::int64_t sources, C* windows) const {
