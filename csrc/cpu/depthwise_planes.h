@@ -68,7 +68,7 @@ class DepthwisePlanesKernel {
       return fill_unit(item, columns[0]);
     }
     if (columns.count == 1 && is_paired(columns[0]) && row_stride == 2) {
-      return fill_columns<PairedColumns<T>>(item, columns[0], 0, columns[0].count);
+      return fill_paired(item, columns[0]);
     }
     if (columns.count == 2 && row_stride == 1) {
       return fill_columns<InterleavedColumns<T>>(item, columns[0], 0, columns[0].count);
@@ -81,6 +81,20 @@ class DepthwisePlanesKernel {
   static bool is_paired(const AxisClass& axis) {
     return axis.source_step == 2 && axis.taps.count > 1 &&
            axis.taps[1].offset - axis.taps[0].offset == 1;
+  }
+
+  void fill_paired(const Item& item, const AxisClass& axis) const {
+    if constexpr (kVectorBytes == 64) {
+      return fill_columns<PairedColumns<T, false>>(item, axis, 0, axis.count);
+    }
+    constexpr std::int64_t kSpan = kLanes<C>;
+    for (std::int64_t first = 0; first < axis.count; first += kSpan) {
+      const std::int64_t start = 2 * first + axis.taps[0].offset;
+      const std::int64_t last = 2 * first + axis.taps[axis.taps.count - 1].offset - 1;
+      start >= 0 && last + 2 * kSpan <= gather_.columns.source_size
+          ? fill_columns<PairedColumns<T, true>>(item, axis, first, first + kSpan)
+          : fill_columns<PairedColumns<T, false>>(item, axis, first, first + kSpan);
+    }
   }
 
   void fill_unit(const Item& item, const AxisClass& axis) const {
@@ -136,8 +150,10 @@ class DepthwisePlanesKernel {
         const bool at_once = taps <= 3 || (taps <= Columns::kTaps && (taps == 5 || taps == 7));
         const bool is_short = taps * gather_.columns.kernel_size <= kShortSum;
         if (at_once && taps > 0 && gather_.source_channels == 1 && is_short) {
-          for (std::int64_t tile = begin; tile < end; ++tile)
-            fill_tile_of_planes(item, job, rows, tile * R);
+          const ShortPlaneTiles<T, Columns> short_tiles{gather_, columns, pattern, item.plane,
+                                                        item.planes};
+          for (std::int64_t tile = begin; tile < end;)
+            tile += short_tiles.fill(rows, tile * R, end - tile);
           continue;
         }
       }
@@ -157,73 +173,6 @@ class DepthwisePlanesKernel {
     C* totals;
   };
 
-  // The same tile of all planes of an item, where sums are short: what they have in common, which
-  // takes as long as a small tile itself, is found once.
-  template <class Columns>
-  HANDCONV_INLINE void fill_tile_of_planes(const Item& item, const TileJob<Columns>& job,
-                                           const RowSet& rows, std::int64_t row) const {
-    const RowPattern& pattern = job.pattern;
-    const std::int64_t rest = rows.count - row, pitch = gather_.source_strides.row;
-    const int existing = static_cast<int>(rest < Columns::kRows ? rest : Columns::kRows);
-    const std::int64_t first_row = rows.source_first + row * pattern.stride * pattern.spacing;
-    const std::int64_t lines = (existing - 1) * Columns::kRowStride + pattern.taps;
-    const Plane& plane = item.plane;
-    const ShortTile tile{
-        {plane.source + first_row * pitch, pattern.spacing * pitch,
-         rows_inside(first_row, pattern.spacing, gather_.rows.source_size, lines),
-         plane.weights + pattern.first_kernel() * gather_.w_row,
-         pattern.kernel_step * gather_.w_row, gather_.w_column},
-        plane.filled + (rows.filled_first + row * rows.filled_step) * gather_.filled_strides.row,
-        rows.filled_step * gather_.filled_strides.row,
-        existing};
-    if (pattern.taps == 3) return fill_short_tiles<Columns, 3>(item, job.columns, tile);
-    if constexpr (Columns::kTaps >= 5) {
-      if (pattern.taps == 5) return fill_short_tiles<Columns, 5>(item, job.columns, tile);
-    }
-    if constexpr (Columns::kTaps >= 7) {
-      if (pattern.taps == 7) return fill_short_tiles<Columns, 7>(item, job.columns, tile);
-    }
-    if (pattern.taps == 2) return fill_short_tiles<Columns, 2>(item, job.columns, tile);
-    fill_short_tiles<Columns, 1>(item, job.columns, tile);
-  }
-
-  // The tile of the first plane of an item.
-  struct ShortTile {
-    PlaneLines<T> lines;
-    T* filled;
-    std::int64_t filled_step;
-    int existing;
-  };
-
-  template <class Columns, int K>
-  [[gnu::noinline]] void fill_short_tiles(const Item& item, const Columns& columns,
-                                          const ShortTile& first) const {
-    constexpr int R = Columns::kRows, V = Columns::kVectors;
-    Plane plane = item.plane;
-    for (std::int64_t i = 0; i < item.planes; ++i, plane.to_next(gather_)) {
-      PlaneLines<T> lines = first.lines;
-      lines.first += plane.source - item.plane.source;
-      lines.weights += plane.weights - item.plane.weights;
-      Tile<C, R, V> tile;
-      start_with_bias(tile, plane);
-      columns.template add<K>(tile, lines);
-      columns.store(tile, first.filled + (plane.filled - item.plane.filled), first.filled_step,
-                    first.existing);
-    }
-  }
-
-  template <int R, int V>
-  HANDCONV_INLINE void start_with_bias(Tile<C, R, V>& tile, const Plane& plane) const {
-    const auto* bias = static_cast<const T*>(gather_.bias);
-    const std::int64_t channel = plane.group * gather_.filled_channels + plane.channel_of_group;
-    const Vector<C> start = broadcast<C>(bias ? to_compute(bias[channel]) : C(0));
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) tile.sums[r][v] = start;
-    }
-  }
-
   template <class Columns>
   HANDCONV_INLINE void fill_tile(const TileJob<Columns>& job, const RowSet& rows,
                                  const Plane& plane, std::int64_t row) const {
@@ -232,7 +181,7 @@ class DepthwisePlanesKernel {
     const int existing = static_cast<int>(rest < R ? rest : R);
 
     PlaneSums<C, R, V> tile(job.totals);
-    start_with_bias(tile.block, plane);
+    start_with_bias<T>(tile.block, gather_, plane);
     const RowPattern& pattern = job.pattern;
     const T* source = plane.source;
     const T* weights = plane.weights + pattern.first_kernel() * gather_.w_row;

@@ -79,38 +79,32 @@ struct UnitColumns {
   Mask<C>* masks_;
 };
 
-// Step 2 in the source, taps next to each other: two of them share their loads.
-template <class T>
+// Step 2 in the source, taps next to each other: two of them share their loads. kInside: no lane of
+// any tap lies outside the source.
+template <class T, bool kInside>
 struct PairedColumns {
   using C = Compute<T>;
-  static constexpr int V = 1, kVectors = V, kRows = kPlaneRows<V>, kRowStride = 2;
+  static constexpr int V = 1, kVectors = V, kRowStride = 2;
+  static constexpr int kRows = kPlaneRows<V>;
   static constexpr int kTaps = kPlaneTapsOfStride2;
   static constexpr std::int64_t kSpan = V * kLanes<C>;
 
   PairedColumns(const AxisTaps& columns, const AxisClass& axis, std::int64_t first, void* scratch)
       : axis_(axis), first_(first), masks_(static_cast<PairMask<C>*>(scratch)) {
+    if constexpr (kInside) return;
     for (std::int64_t t = 0; t < axis.taps.count; t += 2) {
-      for (int v = 0; v < V; ++v) {
-        const std::int64_t start = 2 * (first + v * kLanes<C>)+axis.taps[t].offset;
-        masks_[t / 2 * V + v] = {columns_inside<C>(start, columns.source_size),
-                                 columns_inside<C>(start + kLanes<C>, columns.source_size)};
-      }
+      const std::int64_t start = 2 * first + axis.taps[t].offset;
+      masks_[t / 2] = {columns_inside<C>(start, columns.source_size),
+                       columns_inside<C>(start + kLanes<C>, columns.source_size)};
     }
   }
 
   template <int K>
   HANDCONV_INLINE void add(Tile<C, kRows, V>& tile, const PlaneLines<T>& lines) const {
-    std::int64_t t = 0;
-    for (; t + 1 < axis_.taps.count; t += 2) {
-      add_tap_pairs<K, true>(tile, lines, 2 * first_ + axis_.taps[t].offset,
-                             lines.weights + axis_.taps[t].kernel * lines.w_column,
-                             masks_ + t / 2 * V);
+    if constexpr (kInside) {
+      if (lines.inside == (1u << (2 * (kRows - 1) + K)) - 1) return add_lines<K, true>(tile, lines);
     }
-    if (t < axis_.taps.count) {
-      add_tap_pairs<K, false>(tile, lines, 2 * first_ + axis_.taps[t].offset,
-                              lines.weights + axis_.taps[t].kernel * lines.w_column,
-                              masks_ + t / 2 * V);
-    }
+    add_lines<K, false>(tile, lines);
   }
   HANDCONV_INLINE void store(const Tile<C, kRows, V>& tile, T* line, std::int64_t line_step,
                              int rows) const {
@@ -118,6 +112,39 @@ struct PairedColumns {
   }
 
  private:
+  template <int K, bool kAll>
+  HANDCONV_INLINE void add_lines(Tile<C, kRows, V>& tile, const PlaneLines<T>& lines) const {
+    std::int64_t t = 0;
+    for (; t + 1 < axis_.taps.count; t += 2) {
+      if constexpr (kInside) {
+        add_pair<K, true, kAll>(tile, lines, t, 0, [](const T* line) { return load_pairs(line); });
+      } else {
+        add_pair<K, true, kAll>(tile, lines, t, 0, masked_load(t));
+      }
+    }
+    if (t == axis_.taps.count) return;
+    if constexpr (kInside) {
+      // Odd lanes of the pairs that start a column earlier: all of them lie inside.
+      add_pair<K, false, kAll>(tile, lines, t, -1, [](const T* line) {
+        const Vector<C> odd = load_pairs(line).odd;
+        return VectorPair<C>{odd, odd};
+      });
+    } else {
+      add_pair<K, false, kAll>(tile, lines, t, 0, masked_load(t));
+    }
+  }
+  HANDCONV_INLINE auto masked_load(std::int64_t t) const {
+    return [mask = masks_[t / 2]](const T* line) { return load_pairs(line, mask); };
+  }
+  // Taps t and t + 1, or t alone, from pairs that start `shift` columns after those of tap t.
+  template <int K, bool kBoth, bool kAll, class Load>
+  HANDCONV_INLINE void add_pair(Tile<C, kRows, V>& tile, const PlaneLines<T>& lines, std::int64_t t,
+                                int shift, const Load& load_pixels) const {
+    const Tap& tap = axis_.taps[t];
+    add_tap_pairs<K, kBoth, kAll>(tile, lines, 2 * first_ + tap.offset + shift,
+                                  lines.weights + tap.kernel * lines.w_column, load_pixels);
+  }
+
   const AxisClass& axis_;
   std::int64_t first_;
   PairMask<C>* masks_;

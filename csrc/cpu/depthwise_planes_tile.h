@@ -69,6 +69,18 @@ struct PairMask {
 
 template <class V, int... I>
 HANDCONV_INLINE V every_second_lane(V low, V high, bool odd, std::integer_sequence<int, I...>) {
+  if constexpr (kVectorBytes == 32) {
+    // No instruction takes lanes across halves of two vectors: the first halves of both and the
+    // last halves make vectors whose halves are shuffled side by side.
+    constexpr int L = sizeof...(I), H = L / 2;
+    const V first = __builtin_shufflevector(low, high, (I < H ? I : I + H)...);
+    const V last = __builtin_shufflevector(low, high, (I < H ? I + H : I + L)...);
+    constexpr int kSide = H / 2;  // lanes that a half of the result has from each
+    return odd ? __builtin_shufflevector(first, last,
+                                         (I / H * H + I % kSide * 2 + 1 + I % H / kSide * L)...)
+               : __builtin_shufflevector(first, last,
+                                         (I / H * H + I % kSide * 2 + I % H / kSide * L)...);
+  }
   return odd ? __builtin_shufflevector(low, high, (2 * I + 1)...)
              : __builtin_shufflevector(low, high, (2 * I)...);
 }
@@ -91,13 +103,20 @@ HANDCONV_INLINE VectorPair<Compute<T>> load_pairs(const T* p, const PairMask<Com
   }
 }
 
+template <class T>
+HANDCONV_INLINE VectorPair<Compute<T>> load_pairs(const T* p) {
+  using C = Compute<T>;
+  constexpr std::make_integer_sequence<int, kLanes<C>> lanes;
+  const Vector<C> low = load(p), high = load(p + kLanes<C>);
+  return {every_second_lane(low, high, false, lanes), every_second_lane(low, high, true, lanes)};
+}
+
 // The same for stride 2: adds two neighbouring columns of K taps. Source lines come in pairs of
 // columns, whose even ones belong to the first column of taps and whose odd ones to the second,
-// which may be missing.
-template <int K, bool kBoth, class T, int R, int V>
-HANDCONV_INLINE void add_tap_pairs(Tile<Compute<T>, R, V>& tile, const PlaneLines<T>& lines,
-                                   std::int64_t column, const T* weights,
-                                   const PairMask<Compute<T>>* masks) {
+// which may be missing. kAll: every line exists.
+template <int K, bool kBoth, bool kAll, class T, int R, class Load>
+HANDCONV_INLINE void add_tap_pairs(Tile<Compute<T>, R, 1>& tile, const PlaneLines<T>& lines,
+                                   std::int64_t column, const T* weights, const Load& load_pixels) {
   using C = Compute<T>;
   Vector<C> even_weight[K], odd_weight[K];
 #pragma GCC unroll 8
@@ -106,23 +125,17 @@ HANDCONV_INLINE void add_tap_pairs(Tile<Compute<T>, R, V>& tile, const PlaneLine
     even_weight[k] = broadcast<C>(to_compute(*weight));
     odd_weight[k] = kBoth ? broadcast<C>(to_compute(weight[lines.w_column])) : Vector<C>{};
   }
-  PairMask<C> mask[V];
-#pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) mask[v] = masks[v];
   const T* line = lines.first + column;
 #pragma GCC unroll 32
   for (int q = 0; q < 2 * (R - 1) + K; ++q) {
-    if (lines.inside & 1u << q) {
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        const VectorPair<C> pixels = load_pairs(line + 2 * v * kLanes<C>, mask[v]);
+    if (kAll || lines.inside & 1u << q) {
+      const VectorPair<C> pixels = load_pixels(line);
 #pragma GCC unroll 8
-        for (int k = 0; k < K; ++k) {
-          const int r = (q - k) / 2;
-          if (q - k >= 0 && (q - k) % 2 == 0 && r < R) {
-            tile.sums[r][v] = fma(pixels.even, even_weight[k], tile.sums[r][v]);
-            if (kBoth) tile.sums[r][v] = fma(pixels.odd, odd_weight[k], tile.sums[r][v]);
-          }
+      for (int k = 0; k < K; ++k) {
+        const int r = (q - k) / 2;
+        if (q - k >= 0 && (q - k) % 2 == 0 && r < R) {
+          tile.sums[r][0] = fma(pixels.even, even_weight[k], tile.sums[r][0]);
+          if (kBoth) tile.sums[r][0] = fma(pixels.odd, odd_weight[k], tile.sums[r][0]);
         }
       }
     }

@@ -9,6 +9,7 @@
 #include "cpu/depthwise_planes_tile.h"
 #include "cpu/depthwise_planes_columns.h"
 #include "cpu/depthwise_planes_walk.h"
+#include "cpu/depthwise_planes_short.h"
 #include "cpu/depthwise_planes.h"
 #include "rows.h"
 // clang-format on
