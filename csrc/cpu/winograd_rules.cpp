@@ -55,16 +55,17 @@ Refusal needs_7x1_with_stride_1(const Problem& problem) {
 namespace {
 
 // Tiles of 4x4 round float32 more than F.conv2d's sums over few channels do, by a factor of 2.1 at
-// 32 channels, 1.5 at 48 and at 64, 1 at 128; with dilation 4, whose sums it splits, 1.8 at 128
-// and 1.3 at 256, and with 12, where channels differ by orders of magnitude, 3.6; over images of
-// 7x7 that holds from 512 on. 16-bit types round more at the store.
+// 32 channels, 1.5 at 64 (48: 2.8 where channels differ by orders of magnitude) and 1 at 128; with
+// dilation 4, whose sums it splits, 1.8 at 128 and 1.3 at 256, and with 12, where channels differ
+// by orders of magnitude, 3.6; over images of 7x7 that holds from 512 on. 16-bit types round more
+// at the store.
 bool hides_rounding_of_4x4(const Problem& problem, const Shape& shape) {
   if (problem.dtype != DType::kFloat32) return true;
   const Geometry& g = problem.geometry;
   const std::int64_t dilation = larger(g.height.dilation, g.width.dilation);
   if (dilation > 4) return false;
   if (shape.side < 12) return shape.source >= 512;
-  return shape.source >= (dilation > 2 ? 192 : dilation > 1 ? 128 : 48);
+  return shape.source >= (dilation > 2 ? 192 : dilation > 1 ? 128 : 64);
 }
 
 // Along an axis: products of filled and source elements that a direct kernel multiplies, which
