@@ -112,6 +112,7 @@ def test_every_kernel_is_exact_on_large_problems(
         Case("3x3 stride 2", 1, 200, 19, 21, 180, (3, 3), (2, 2), (1, 1)),
         Case("3x3", 1, 260, 9, 11, 240, (3, 3), padding=(1, 1)),
         Case("1x5", 1, 260, 1, 130, 240, (1, 5), padding=(0, 2)),
+        Case("1x3 stride 2 on a line of parts", 1, 240, 1, 1050, 256, (1, 3), (1, 2)),
         Case("depthwise 11x11", 1, 70, 30, 29, 70, (11, 11), padding=(5, 5), groups=70),
         Case("groups of 8, stride 2", 1, 256, 30, 29, 256, (3, 3), (2, 2), (1, 1), groups=32),
     ],

@@ -55,7 +55,7 @@ class ChannelsKernel {
 
   ChannelsKernel(const Gather& gather, const Workspace& workspace)
       : gather_(gather),
-        plan_(gather),
+        plan_(gather, false),
         weights_(gather, plan_),
         sums_(gather, plan_),
         workspace_(workspace),
@@ -63,7 +63,7 @@ class ChannelsKernel {
         bias_(packed_weights_ + weights_.elements()) {}
 
   static WorkspaceSize workspace_of(const Gather& gather) {
-    const Plan plan(gather);
+    const Plan plan(gather, false);
     const ChannelsWeights<T> weights(gather, plan);
     return {bytes_of<C>(weights.elements() + ChannelsSums<T>::biases(gather, plan)),
             bytes_of<C>(aligned(plan.strip()) + plan.totals())};

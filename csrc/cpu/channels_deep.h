@@ -55,7 +55,7 @@ class DeepChannelsKernel {
 
   DeepChannelsKernel(const Gather& gather, const Workspace& workspace)
       : gather_(gather),
-        plan_(gather),
+        plan_(gather, true),
         weights_(gather, plan_),
         sums_(gather, plan_),
         workspace_(workspace),

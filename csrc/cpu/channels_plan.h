@@ -41,7 +41,8 @@ struct ChannelsPlan {
   // Of a block of the sum, at most. More would keep totals longer in registers, but round worse.
   static constexpr std::int64_t kTerms = 384;
 
-  explicit ChannelsPlan(const Gather& gather)
+  // `deep`: as is_deep says of the whole image, of which the gather may be a part.
+  ChannelsPlan(const Gather& gather, bool deep)
       : sources(gather.source_channels),
         panels(ceil_divide(gather.filled_channels, kPanelLanes<C>)),
         filled_columns(gather.columns.filled_size) {
@@ -51,7 +52,7 @@ struct ChannelsPlan {
     chunks = ceil_divide(sources, chunk);
     choose_columns(gather);
     whole_rows = sees_whole_rows(gather);
-    if (is_deep(gather)) {
+    if (deep) {
       cut_deep(gather);
     } else {
       cut_wide(gather);
@@ -87,9 +88,9 @@ struct ChannelsPlan {
   std::int64_t sources, chunks, chunk;
   std::int64_t panels, lane_parts, item_panels;
   std::int64_t filled_columns;
-  std::int64_t rows, row_parts;  // of a class, at most
-  std::int64_t slots;            // source rows of a strip, at most
-  bool whole_rows;               // all columns of a class see the source through each run of taps
+  std::int64_t rows = 0, row_parts;  // of a class, at most
+  std::int64_t slots = 0;            // source rows of a strip, at most
+  bool whole_rows;  // all columns of a class see the source through each run of taps
   // Columns of the strip: zeros, then [0, columns) of the source, then zeros.
   std::int64_t left, columns, width;
 
