@@ -180,7 +180,9 @@ Refusal better_without_packing(const Problem& problem) {
     return "direct.channels fills all columns of a row at once, whatever the stride";
   // Few pixels of channels_last are packed cheaply beside the weight, except for many taps.
   const bool many_pixels = !nhwc || !few_packed_pixels(g) || g.kernel_area() >= 16;
-  if (g.kernel_area() > 1 && overlap && many_pixels && shape.source > 4)
+  // Sums of few channels a tap are short, unless strips of pixels make those of a row one.
+  const bool sums_rows = nhwc || shape.source > 4 || g.kernel_area() >= 25;
+  if (g.kernel_area() > 1 && overlap && many_pixels && sums_rows)
     return "taps share pixels: direct.channels packs each once for all taps";
   if (!forward && is_patch(g) && !few_packed_pixels(g) && g.output_area() <= 4096)
     return "pixels would be packed again for each of a patch";
