@@ -67,24 +67,6 @@ struct PairMask {
   Mask<C> low, high;
 };
 
-template <class V, int... I>
-HANDCONV_INLINE V every_second_lane(V low, V high, bool odd, std::integer_sequence<int, I...>) {
-  if constexpr (kVectorBytes == 32) {
-    // No instruction takes lanes across halves of two vectors: the first halves of both and the
-    // last halves make vectors whose halves are shuffled side by side.
-    constexpr int L = sizeof...(I), H = L / 2;
-    const V first = __builtin_shufflevector(low, high, (I < H ? I : I + H)...);
-    const V last = __builtin_shufflevector(low, high, (I < H ? I + H : I + L)...);
-    constexpr int kSide = H / 2;  // lanes that a half of the result has from each
-    return odd ? __builtin_shufflevector(first, last,
-                                         (I / H * H + I % kSide * 2 + 1 + I % H / kSide * L)...)
-               : __builtin_shufflevector(first, last,
-                                         (I / H * H + I % kSide * 2 + I % H / kSide * L)...);
-  }
-  return odd ? __builtin_shufflevector(low, high, (2 * I + 1)...)
-             : __builtin_shufflevector(low, high, (2 * I)...);
-}
-
 // Elements p[0], p[2], ... and p[1], p[3], ...
 template <class T>
 HANDCONV_INLINE VectorPair<Compute<T>> load_pairs(const T* p, const PairMask<Compute<T>>& mask) {
@@ -96,19 +78,17 @@ HANDCONV_INLINE VectorPair<Compute<T>> load_pairs(const T* p, const PairMask<Com
     load_pairs_of_words(p, mask.low, mask.high, pair.even, pair.odd);
     return pair;
   } else {
-    constexpr std::make_integer_sequence<int, kLanes<C>> lanes;
     const Vector<C> low = load_masked(p, mask.low);
     const Vector<C> high = load_masked(p + kLanes<C>, mask.high);
-    return {every_second_lane(low, high, false, lanes), every_second_lane(low, high, true, lanes)};
+    return {every_second<C>(low, high, false), every_second<C>(low, high, true)};
   }
 }
 
 template <class T>
 HANDCONV_INLINE VectorPair<Compute<T>> load_pairs(const T* p) {
   using C = Compute<T>;
-  constexpr std::make_integer_sequence<int, kLanes<C>> lanes;
   const Vector<C> low = load(p), high = load(p + kLanes<C>);
-  return {every_second_lane(low, high, false, lanes), every_second_lane(low, high, true, lanes)};
+  return {every_second<C>(low, high, false), every_second<C>(low, high, true)};
 }
 
 // The same for stride 2: adds two neighbouring columns of K taps. Source lines come in pairs of

@@ -54,13 +54,6 @@ struct PaddedAxis {
   std::int64_t first = 0, last = 0;  // quotients of taps
 };
 
-// Elements 0, 2, 4, ... of a followed by b, or 1, 3, 5, ...
-template <class V, int... I>
-HANDCONV_INLINE V every_second(V a, V b, int first, std::integer_sequence<int, I...>) {
-  return first == 0 ? __builtin_shufflevector(a, b, (2 * I)...)
-                    : __builtin_shufflevector(a, b, (2 * I + 1)...);
-}
-
 // The planes of some rows of some channels.
 template <class T>
 class PaddedPlanes {
@@ -134,8 +127,6 @@ class PaddedPlanes {
     C* planes;
     C* line;
   };
-
-  static constexpr std::make_integer_sequence<int, L> kLaneNumbers{};
 
   static std::int64_t pitch_of(const PaddedAxis& columns, std::int64_t lead) {
     const std::int64_t reach = columns.count + (columns.last > 0 ? columns.last : 0);
@@ -228,8 +219,8 @@ class PaddedPlanes {
               a = load_masked(pair, low);
               b = load_masked(pair + L, high);
             }
-            store_masked(even, every_second(a, b, 0, kLaneNumbers), kept);
-            store_masked(even + phase_step, every_second(a, b, 1, kLaneNumbers), kept);
+            store_masked(even, every_second<C>(a, b, 0), kept);
+            store_masked(even + phase_step, every_second<C>(a, b, 1), kept);
           }
         }
       }

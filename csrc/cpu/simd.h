@@ -40,6 +40,30 @@ inline V interleave(V a, V b, int half, std::integer_sequence<int, I...>) {
                    : __builtin_shufflevector(a, b, (I % 2 * kCount + I / 2 + kCount / 2)...);
 }
 
+template <class V, int... I>
+HANDCONV_INLINE V pick_every_second(V a, V b, bool odd, std::integer_sequence<int, I...>) {
+  if constexpr (kVectorBytes == 32) {
+    // No instruction takes lanes across halves of two vectors: the first halves of both and the
+    // last halves make vectors whose halves are shuffled side by side.
+    constexpr int L = sizeof...(I), H = L / 2;
+    const V first = __builtin_shufflevector(a, b, (I < H ? I : I + H)...);
+    const V last = __builtin_shufflevector(a, b, (I < H ? I + H : I + L)...);
+    constexpr int kSide = H / 2;  // lanes that a half of the result has from each
+    return odd ? __builtin_shufflevector(first, last,
+                                         (I / H * H + I % kSide * 2 + 1 + I % H / kSide * L)...)
+               : __builtin_shufflevector(first, last,
+                                         (I / H * H + I % kSide * 2 + I % H / kSide * L)...);
+  }
+  return odd ? __builtin_shufflevector(a, b, (2 * I + 1)...)
+             : __builtin_shufflevector(a, b, (2 * I)...);
+}
+
+// Of the lanes of a followed by those of b, lanes 0, 2, 4, ... or, if odd, 1, 3, 5, ...
+template <class C>
+HANDCONV_INLINE Vector<C> every_second(Vector<C> a, Vector<C> b, bool odd) {
+  return pick_every_second(a, b, odd, std::make_integer_sequence<int, kLanes<C>>());
+}
+
 // Transposes a square of as many vectors as a vector has lanes, by log2 of that many perfect
 // shuffles.
 template <class C>

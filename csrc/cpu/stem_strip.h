@@ -82,17 +82,17 @@ class StemStrip {
     } else if (phases_ == 2) {
       for (std::int64_t i = 0; i < phase_pitch_; i += L) {
         const Vector<C> a = line[2 * i], b = line[2 * i + L];
-        store(to + i, every_second(a, b, 0));
-        store(to + phase_pitch_ + i, every_second(a, b, 1));
+        store(to + i, every_second<C>(a, b, 0));
+        store(to + phase_pitch_ + i, every_second<C>(a, b, 1));
       }
     } else if (phases_ == 4) {
       for (std::int64_t i = 0; i < phase_pitch_; i += L) {
         const Vector<C> a = line[4 * i], b = line[4 * i + L];
         const Vector<C> c = line[4 * i + 2 * L], d = line[4 * i + 3 * L];
         for (int odd = 0; odd < 2; ++odd) {
-          const Vector<C> ab = every_second(a, b, odd), cd = every_second(c, d, odd);
-          store(to + odd * phase_pitch_ + i, every_second(ab, cd, 0));
-          store(to + (odd + 2) * phase_pitch_ + i, every_second(ab, cd, 1));
+          const Vector<C> ab = every_second<C>(a, b, odd), cd = every_second<C>(c, d, odd);
+          store(to + odd * phase_pitch_ + i, every_second<C>(ab, cd, 0));
+          store(to + (odd + 2) * phase_pitch_ + i, every_second<C>(ab, cd, 1));
         }
       }
     } else {
@@ -112,17 +112,6 @@ class StemStrip {
         }
       }
     }
-  }
-
-  // Of the elements of a and b, those of even or odd number.
-  HANDCONV_INLINE static Vector<C> every_second(Vector<C> a, Vector<C> b, int odd) {
-    return pick_every_second(a, b, odd, std::make_integer_sequence<int, kLanes<C>>());
-  }
-  template <int... I>
-  HANDCONV_INLINE static Vector<C> pick_every_second(Vector<C> a, Vector<C> b, int odd,
-                                                     std::integer_sequence<int, I...>) {
-    return odd ? __builtin_shufflevector(a, b, (2 * I + 1)...)
-               : __builtin_shufflevector(a, b, (2 * I)...);
   }
 
   const Axis &height_, &width_;
