@@ -33,13 +33,10 @@ class GroupedKernel {
 
  private:
   using Plan = GroupedPlan<C>;
+  using Tables = GroupedTables<T>;
+  using ClassPair = typename Tables::ClassPair;
+  using Run = typename Tables::Run;
   static constexpr std::int64_t L = kLanes<C>;
-  static constexpr int kTaps = 3;
-
-  // Taps of a row of the kernel that lie next to each other, or one, by ascending offset.
-  struct Run {
-    std::int64_t first, count;
-  };
 
   struct Item {
     std::int64_t n, first_block, blocks;
@@ -48,33 +45,21 @@ class GroupedKernel {
     LinesAhead* ahead = nullptr;
   };
 
-  // What a class of rows and one of columns share.
-  struct ClassPair {
-    const AxisClass &rows, &columns;
-    std::int64_t weights;  // of the pairs before it
-  };
-
   // A tile: its vector of channels, counted from the item's, and its first row and column.
   struct Place {
     std::int64_t block, row, column;
   };
 
   GroupedKernel(const Gather& gather, const Workspace& workspace)
-      : gather_(gather), plan_(gather), workspace_(workspace) {}
-
-  C* weights() const { return workspace_.shared<C>(); }
-  C* biases() const { return weights() + plan_.blocks * plan_.block_weights(); }
-  // The channel of a vector in memory that is a lane, and the lane that is a channel.
-  LaneIndex<C>* interleaved() const {
-    return static_cast<LaneIndex<C>*>(static_cast<void*>(biases() + plan_.blocks * L));
-  }
-  LaneIndex<C>* adjacent() const { return interleaved() + L; }
-  TapPlace* places() const { return static_cast<TapPlace*>(static_cast<void*>(adjacent() + L)); }
+      : gather_(gather),
+        plan_(gather),
+        tables_(gather, plan_, workspace.shared<C>()),
+        workspace_(workspace) {}
 
   void run_all() const {
-    write_tables();
+    tables_.write();
     parallel_for(plan_.blocks, plan_.block_weights(),
-                 [&](std::int64_t block, int) { pack_block(block); });
+                 [&](std::int64_t block, int) { tables_.pack_block(block); });
     const std::int64_t cost = plan_.rows * plan_.columns * plan_.item_blocks * L *
                               gather_.source_channels * gather_.kernel_area();
     const std::int64_t block_strips = plan_.block_strips();
@@ -92,71 +77,6 @@ class GroupedKernel {
                 source,
                 source + plan_.source_elements()});
     });
-  }
-
-  // The i-th tap by ascending offset.
-  static const Tap& ascending(const AxisClass& columns, std::int64_t i) {
-    const Span<Tap>& taps = columns.taps;
-    return taps[taps[0].offset <= taps[taps.count - 1].offset ? i : taps.count - 1 - i];
-  }
-
-  // visit(run) over the taps of a row of the kernel.
-  template <class Visit>
-  HANDCONV_INLINE static void for_runs(const AxisClass& columns, const Visit& visit) {
-    const std::int64_t count = columns.taps.count;
-    const bool adjoin = count > 1 && columns.source_step <= 2 &&
-                        ascending(columns, 1).offset - ascending(columns, 0).offset == 1;
-    for (std::int64_t first = 0; first < count;) {
-      const Run run{first, adjoin ? smaller(kTaps, count - first) : 1};
-      visit(run);
-      first += run.count;
-    }
-  }
-
-  template <class Visit>
-  HANDCONV_INLINE void for_classes(const Visit& visit) const {
-    std::int64_t weights = 0;
-    for (const AxisClass& rows : gather_.rows.classes()) {
-      for (const AxisClass& columns : gather_.columns.classes()) {
-        visit(ClassPair{rows, columns, weights});
-        weights += rows.taps.count * columns.taps.count * gather_.source_channels * L;
-      }
-    }
-  }
-
-  void write_tables() const {
-    const std::int64_t size = gather_.filled_channels, held = L / size;
-    for (std::int64_t lane = 0; lane < L; ++lane) {
-      const std::int64_t channel = lane % held * size + lane / held;
-      interleaved()[lane] = static_cast<LaneIndex<C>>(channel);
-      adjacent()[channel] = static_cast<LaneIndex<C>>(lane);
-    }
-    for (std::int64_t tap = 0; tap < gather_.kernel_area(); ++tap) places()[tap] = {0, 0};
-    std::int64_t first = 0;
-    for_classes([&](const ClassPair& pair) {
-      for_runs(pair.columns, [&](Run run) {
-        for (const Tap& row : pair.rows.taps) {
-          for (std::int64_t k = 0; k < run.count; ++k) {
-            const Tap& column = ascending(pair.columns, run.first + k);
-            places()[row.kernel * gather_.columns.kernel_size + column.kernel] = {first + k,
-                                                                                  run.count};
-          }
-          first += size * run.count;
-        }
-      });
-    });
-  }
-
-  void pack_block(std::int64_t block) const {
-    const std::int64_t group = block * (L / gather_.filled_channels);
-    const GroupedWeightPacker<T> packer(gather_, places(), group, gather_.groups - group);
-    packer.pack(interleaved(), weights() + block * plan_.block_weights());
-    const auto* bias = static_cast<const T*>(gather_.bias);
-    for (std::int64_t lane = 0; lane < L; ++lane) {
-      const std::int64_t channel = block * L + interleaved()[lane];
-      biases()[block * L + lane] =
-          bias && channel < plan_.channels ? to_compute(bias[channel]) : C(0);
-    }
   }
 
   // The filled part of an item that begins at a row.
@@ -183,7 +103,7 @@ class GroupedKernel {
     item.ahead = &ahead;
     for (std::int64_t row = item.rows.first; row < item.rows.last; row += plan_.tile_rows) {
       for (std::int64_t block = 0; block < item.blocks; ++block) {
-        for_classes([&](const ClassPair& pair) {
+        tables_.for_classes([&](const ClassPair& pair) {
           if (row < pair.rows.count) fill_rows(item, pair, block, row);
         });
       }
@@ -221,10 +141,11 @@ class GroupedKernel {
     const std::int64_t exist = plan_.channels - item.first_block * L;
     const std::int64_t whole = smaller(item.blocks, exist / L);
     for (std::int64_t block = 0; block < whole; ++block)
-      store(to + block * plan_.line, permute(load(pixel + block * L), interleaved()));
+      store(to + block * plan_.line, permute(load(pixel + block * L), tables_.interleaved()));
     if (whole == item.blocks) return;
     const auto mask = mask_between<C>(0, exist - whole * L);
-    store(to + whole * plan_.line, permute(load_masked(pixel + whole * L, mask), interleaved()));
+    store(to + whole * plan_.line,
+          permute(load_masked(pixel + whole * L, mask), tables_.interleaved()));
   }
 
   static void fill_zeros(C* line, const Range& columns) {
@@ -274,18 +195,18 @@ class GroupedKernel {
                         plan_.rows_reach.first,
                         row_elements,
                         gather_.source_channels,
-                        weights() + block * plan_.block_weights() + pair.weights,
-                        biases() + block * L,
+                        tables_.weights(block) + pair.weights,
+                        tables_.bias(block),
                         item.sums,
                         nullptr,
                         rows.step * strides.row,
                         columns.step * strides.column,
-                        adjacent()};
+                        tables_.adjacent()};
     const C* source = item.source + (place.row - item.rows.first) * row_step +
                       place.block * plan_.line +
                       ((place.column - item.columns.first) * step - plan_.columns_reach.first) * L;
-    for_runs(columns, [&](Run run) {
-      sums.source = source + ascending(columns, run.first).offset * L;
+    Tables::for_runs(columns, [&](Run run) {
+      sums.source = source + Tables::ascending(columns, run.first).offset * L;
       if constexpr (std::is_same_v<T, C>) {
         if (whole && run.first + run.count == columns.taps.count) sums.filled = to;
       }
@@ -300,7 +221,7 @@ class GroupedKernel {
     for (int r = 0; r < R && r < exist_rows; ++r) {
       for (int p = 0; p < P && p < exist_columns; ++p) {
         store_masked(to + r * sums.filled_row + p * sums.filled_column,
-                     permute(load(item.sums + (r * P + p) * L), adjacent()), mask);
+                     permute(load(item.sums + (r * P + p) * L), tables_.adjacent()), mask);
       }
     }
   }
@@ -341,5 +262,6 @@ class GroupedKernel {
 
   const Gather& gather_;
   const Plan plan_;
+  const Tables tables_;
   const Workspace& workspace_;
 };

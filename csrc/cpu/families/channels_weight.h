@@ -12,6 +12,7 @@
 #include "cpu/weight_strips.h"
 #include "cpu/channels_weight.h"
 #include "cpu/gemm_weight_tile.h"
+#include "cpu/gemm_weight_plan.h"
 #include "cpu/gemm_weight.h"
 #include "rows.h"
 // clang-format on

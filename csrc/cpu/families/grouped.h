@@ -14,6 +14,7 @@
 #include "cpu/grouped_weights.h"
 #include "cpu/grouped_tile.h"
 #include "cpu/grouped_plan.h"
+#include "cpu/grouped_tables.h"
 #include "cpu/grouped_channels.h"
 #include "cpu/grouped_weight_tile.h"
 #include "cpu/grouped_weight.h"
