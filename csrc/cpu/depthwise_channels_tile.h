@@ -46,16 +46,7 @@ struct DepthwiseChannelsTile {
     }
     source_channel += spot.source;
     for (const Step& step : spot.steps) {
-      switch (step.taps) {
-        case 1:
-          add_step<1, kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
-          break;
-        case 2:
-          add_step<2, kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
-          break;
-        default:
-          add_step<kMaxTaps, kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
-      }
+      add_taps<kChecked>(tile.block, spot, step, source_channel, weights, load_pixel);
       tile.note_terms(step.taps);
     }
     tile.finish();
@@ -83,15 +74,8 @@ struct DepthwiseChannelsTile {
       if (bias) bias += L;
 #pragma GCC unroll 8
       for (int p = 0; p < kPixels; ++p) tile.sums[p][0] = start;
-      for (const Step& step : here.steps) {
-        if (step.taps == kMaxTaps) {
-          add_step<kMaxTaps, kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
-        } else if (step.taps == 1) {
-          add_step<1, kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
-        } else {
-          add_step<2, kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
-        }
-      }
+      for (const Step& step : here.steps)
+        add_taps<kChecked>(tile, here, step, lane, weights, FullLanes<T>{});
 #pragma GCC unroll 8
       for (int p = 0; p < kPixels; ++p) {
         if (p >= here.pixel_count) break;
@@ -102,6 +86,21 @@ struct DepthwiseChannelsTile {
   }
 
  private:
+  // Those of a step, of which there are kMaxTaps at most.
+  template <bool kChecked, int V, class Load>
+  HANDCONV_INLINE static void add_taps(Tile<C, kPixels, V>& tile, const Spot& spot,
+                                       const Step& step, std::int64_t channel, const C* weights,
+                                       Load load_pixel) {
+    switch (step.taps) {
+      case 1:
+        return add_step<1, kChecked>(tile, spot, step, channel, weights, load_pixel);
+      case 2:
+        return add_step<2, kChecked>(tile, spot, step, channel, weights, load_pixel);
+      default:
+        return add_step<kMaxTaps, kChecked>(tile, spot, step, channel, weights, load_pixel);
+    }
+  }
+
   // K taps, which read K + kPixels - 1 columns of a line.
   template <int K, bool kChecked, int V, class Load>
   HANDCONV_INLINE static void add_step(Tile<C, kPixels, V>& tile, const Spot& spot,

@@ -139,12 +139,10 @@ class GemmKernel {
     }
   }
 
-  // Whether the image is its own packed operand: pixels by channels, seen through one tap. Rows 2
-  // KiB apart would push each other out of the cache.
+  // Whether the image is its own packed operand: pixels by channels, seen through one tap.
   bool in_place(const GemmClass& part) const {
     if (!kPixelsAreRows || !std::is_same_v<T, C> || plan_.images_are_shared()) return false;
-    const std::int64_t pitch = gather_.source_strides.column * static_cast<std::int64_t>(sizeof(C));
-    return (kVectorBytes < 64 || pitch % 2048 != 0) &&
+    return !rows_of_tile_collide<C>(gather_.source_strides.column) &&
            covers_image(part, source_image<T>(gather_, 0, 0));
   }
   const C* image_in_place(const Item& item, std::int64_t pixel, std::int64_t channel) const {

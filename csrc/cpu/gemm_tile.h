@@ -128,3 +128,14 @@ struct EvenSplit {
   std::int64_t size(std::int64_t part) const { return first(part + 1) - first(part); }
   std::int64_t largest() const { return ceil_divide(count, parts); }
 };
+
+// Rows 2 KiB apart would push each other out of the cache.
+template <class C>
+inline bool rows_collide(std::int64_t pitch) {
+  return pitch * static_cast<std::int64_t>(sizeof(C)) % 2048 == 0;
+}
+// The few rows that a tile of 16 registers reads along their terms stay in it all the same.
+template <class C>
+inline bool rows_of_tile_collide(std::int64_t pitch) {
+  return kVectorBytes == 64 && rows_collide<C>(pitch);
+}

@@ -2,12 +2,11 @@
 // image operand has.
 
 // Whether w is its own packed operand where filled channels are rows: a row of source channels for
-// each of them, seen through one tap. Rows 2 KiB apart would push each other out of the cache.
+// each of them, seen through one tap.
 template <class T>
 inline bool weight_rows_in_place(const Gather& gather) {
   if (!std::is_same_v<T, Compute<T>> || gather.kernel_area() != 1) return false;
-  const std::int64_t pitch = gather.w_filled * static_cast<std::int64_t>(sizeof(T));
-  return gather.w_source == 1 && pitch % 2048 != 0;
+  return gather.w_source == 1 && !rows_collide<T>(gather.w_filled);
 }
 
 // A filled channel of a group and its source channel and tap in w.
@@ -142,8 +141,8 @@ class GemmWeight {
     for (std::int64_t s = 0; s < sources; s += L) {
       if constexpr (kVectorBytes < 64) {
         if (lanes == L && s + L <= sources) {
-          transpose_to_planes(from + s, gather_.w_filled, 0, L, L, to + s * kPanelLanes<C>,
-                              kPanelLanes<C>);
+          transpose_whole_square(from + s, gather_.w_filled, to + s * kPanelLanes<C>,
+                                 kPanelLanes<C>);
           continue;
         }
       }

@@ -31,6 +31,20 @@ inline bool is_pixel_image(const ImageStrides& strides) {
   return std::is_same_v<T, Compute<T>> && strides.channel == 1;
 }
 
+// A square of vectors, all of which exist.
+template <class T, class U>
+HANDCONV_INLINE void transpose_whole_square(const T* source, std::int64_t source_step, U* target,
+                                            std::int64_t target_step) {
+  using C = Compute<T>;
+  constexpr std::int64_t L = kLanes<C>;
+  Vector<C> square[L];
+#pragma GCC unroll 16
+  for (std::int64_t i = 0; i < L; ++i) square[i] = load(source + i * source_step);
+  transpose<C>(square);
+#pragma GCC unroll 16
+  for (std::int64_t i = 0; i < L; ++i) store(target + i * target_step, square[i]);
+}
+
 // A square of vectors of a matrix that ends after so many rows and columns. Unrolled, so that it
 // stays in registers as far as there are enough.
 template <class T, class U>
@@ -38,17 +52,11 @@ HANDCONV_INLINE void transpose_square(const T* source, std::int64_t source_step,
                                       std::int64_t columns, U* target, std::int64_t target_step) {
   using C = Compute<T>;
   constexpr std::int64_t L = kLanes<C>;
-  Vector<C> square[L];
   if constexpr (kVectorBytes < 64) {  // masks cost more than a branch
-    if (rows >= L && columns >= L) {
-#pragma GCC unroll 8
-      for (std::int64_t i = 0; i < L; ++i) square[i] = load(source + i * source_step);
-      transpose<C>(square);
-#pragma GCC unroll 8
-      for (std::int64_t i = 0; i < L; ++i) store(target + i * target_step, square[i]);
-      return;
-    }
+    if (rows >= L && columns >= L)
+      return transpose_whole_square(source, source_step, target, target_step);
   }
+  Vector<C> square[L];
   const auto source_mask = mask_between<C>(0, columns), target_mask = mask_between<C>(0, rows);
 #pragma GCC unroll 8
   for (std::int64_t i = 0; i < L; ++i)
@@ -81,15 +89,9 @@ inline void transpose_to_planes(const T* from, std::int64_t step, std::int64_t f
                                 std::int64_t channel_step) {
   using C = Compute<T>;
   constexpr std::int64_t L = kLanes<C>;
+  if (channels >= L && first <= 0 && last >= L)
+    return transpose_whole_square(from, step, to, channel_step);
   Vector<C> square[L];
-  if (channels >= L && first <= 0 && last >= L) {
-#pragma GCC unroll 16
-    for (std::int64_t i = 0; i < L; ++i) square[i] = load(from + i * step);
-    transpose<C>(square);
-#pragma GCC unroll 16
-    for (std::int64_t c = 0; c < L; ++c) store(to + c * channel_step, square[c]);
-    return;
-  }
   const auto mask = mask_between<C>(0, channels);
   for (std::int64_t i = 0; i < L; ++i) {
     square[i] = i >= first && i < last ? load_masked(from + i * step, mask) : Vector<C>{};

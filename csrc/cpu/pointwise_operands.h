@@ -1,15 +1,5 @@
 // How direct.pointwise packs: rows one after the other, panels term after term, in C.
 
-// Rows 2 KiB apart would push each other out of the cache.
-template <class C>
-inline bool rows_collide(std::int64_t pitch) {
-  return pitch * static_cast<std::int64_t>(sizeof(C)) % 2048 == 0;
-}
-// The few rows that a tile of 16 registers reads along their terms stay in it all the same.
-template <class C>
-inline bool rows_of_tile_collide(std::int64_t pitch) {
-  return kVectorBytes == 64 && rows_collide<C>(pitch);
-}
 template <class C>
 inline std::int64_t padded_row(std::int64_t terms) {
   return round_up(terms, std::int64_t{kLanes<C>}) + kLanes<C>;

@@ -207,9 +207,9 @@ bool overlap_far(const Problem& problem, const Axis& axis) {
 
 }  // namespace
 
-// Where vectors are of 32 bytes: its tile is then as large as that of direct.broadcast, whose items
-// copy one group of every pixel.
-Refusal better_as_strips(const Problem& problem) {
+// The tile of direct.channels is then as large as that of direct.broadcast, whose items copy one
+// group of every pixel.
+Refusal better_as_strips_of_32_bytes(const Problem& problem) {
   const Geometry& g = problem.geometry;
   const Shape shape(problem);
   const bool few_channels = smaller(shape.source, shape.filled) < 16;

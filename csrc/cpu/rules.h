@@ -36,7 +36,7 @@ Refusal too_large_to_convert(const Problem& problem);
 Refusal fills_patches(const Problem& problem);
 Refusal better_in_blocks(const Problem& problem);
 Refusal better_without_packing(const Problem& problem);
-Refusal better_as_strips(const Problem& problem);
+Refusal better_as_strips_of_32_bytes(const Problem& problem);
 Refusal better_without_broadcasts(const Problem& problem);
 Refusal needs_some_groups(const Problem& problem);
 Refusal few_channels_in_place(const Problem& problem);
@@ -52,5 +52,12 @@ Refusal not_for_lines_of_5(const Problem& problem);
 Refusal not_for_lines_of_7(const Problem& problem);
 Refusal not_for_weights_by_2x2(const Problem& problem);
 Refusal not_for_weights_by_4x4(const Problem& problem);
+
+// A rule, and with vectors of 32 bytes that of strips before it.
+template <int vector_bytes, Refusal (*rule)(const Problem&)>
+Refusal strips_or(const Problem& problem) {
+  const Refusal strips = vector_bytes == 32 ? better_as_strips_of_32_bytes(problem) : nullptr;
+  return strips ? strips : rule(problem);
+}
 
 }  // namespace handconv

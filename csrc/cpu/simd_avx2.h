@@ -47,6 +47,10 @@ inline int bits_of(Mask<float> mask) { return _mm256_movemask_ps(_mm256_castsi25
 inline int bits_of(Mask<double> mask) {
   return _mm256_movemask_pd(_mm256_castsi256_pd(mask.lanes));
 }
+template <class C>
+inline bool is_full(Mask<C> mask) {
+  return __builtin_expect(bits_of(mask) == (1 << kLanes<C>)-1, 1);
+}
 
 inline Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
   return _mm256_fmadd_ps(a, b, c);
@@ -131,10 +135,6 @@ inline Vector<float> load_masked(const float* p, Mask<float> mask) {
 }
 inline Vector<double> load_masked(const double* p, Mask<double> mask) {
   return _mm256_maskload_pd(p, mask.lanes);
-}
-template <class C>
-inline bool is_full(Mask<C> mask) {
-  return __builtin_expect(bits_of(mask) == (1 << kLanes<C>)-1, 1);
 }
 
 // AMD's processors take a masked store apart into tens of operations. Most masks are full, and the

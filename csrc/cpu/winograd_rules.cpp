@@ -118,9 +118,9 @@ bool are_small_groups(const Problem& problem, const Shape& shape, int vector_byt
   const bool nchw = problem.layout == Layout::kNchw;
   // Products that take twice the instructions are worth more transforms.
   const bool narrow = vector_bytes == 32 && problem.dtype == DType::kFloat32;
-  const std::int64_t most = shape.side < (narrow ? 12 : 20)         ? 32
-                            : nchw && (!narrow || shape.side >= 40) ? 24
-                                                                    : 16;
+  const bool small_images = shape.side < (narrow ? 12 : 20);
+  const bool loses_at_24 = nchw && (!narrow || shape.side >= 40);
+  const std::int64_t most = small_images ? 32 : loses_at_24 ? 24 : 16;
   return shape.source <= most && shape.filled <= most;
 }
 

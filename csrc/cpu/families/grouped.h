@@ -37,15 +37,10 @@ inline Refusal needs_groups_that_fill(const Problem& problem) {
   return needs_nhwc_and_groups_that_fill(problem, lanes);
 }
 
-inline Refusal better_without_broadcasts_here(const Problem& problem) {
-  const Refusal reason = kVectorBytes == 32 ? better_as_strips(problem) : nullptr;
-  return reason ? reason : better_without_broadcasts(problem);
-}
-
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<BroadcastKernel>    (kBroadcast, Slot::kOutput, Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, better_without_broadcasts_here),
-    make_row<BroadcastKernel>    (kBroadcast, Slot::kInput,  Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, better_without_broadcasts_here),
+    make_row<BroadcastKernel>    (kBroadcast, Slot::kOutput, Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, strips_or<kVectorBytes, better_without_broadcasts>),
+    make_row<BroadcastKernel>    (kBroadcast, Slot::kInput,  Algorithm::kDirect, kAboutBroadcast, needs_short_sums_and_strides, strips_or<kVectorBytes, better_without_broadcasts>),
     make_row<GroupedKernel>      (kGrouped, Slot::kOutput, Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, needs_some_groups),
     make_row<GroupedKernel>      (kGrouped, Slot::kInput,  Algorithm::kDirect, kAboutGrouped,       needs_groups_that_fill, needs_some_groups),
     make_row<GroupedWeightKernel>(kGrouped, Slot::kWeight, Algorithm::kDirect, kAboutGroupedWeight, never_refuse,           many_channels_for_weights),

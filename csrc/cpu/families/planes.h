@@ -33,9 +33,6 @@ inline Refusal fills_vectors_of_channels(const Problem& problem) {
 
 // Groups fill vectors of channels as they lie in memory.
 inline Refusal fills_vectors_of_groups(const Problem& problem) {
-  if (kVectorBytes == 32) {
-    if (const Refusal reason = better_as_strips(problem)) return reason;
-  }
   const int lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
   const Geometry& g = problem.geometry;
   return g.groups > 1 && g.in_channels_per_group() > 1 &&
@@ -44,17 +41,12 @@ inline Refusal fills_vectors_of_groups(const Problem& problem) {
              : many_channels_per_group(problem);
 }
 
-inline Refusal better_in_scratch_here(const Problem& problem) {
-  const Refusal reason = kVectorBytes == 32 ? better_as_strips(problem) : nullptr;
-  return reason ? reason : better_in_scratch(problem);
-}
-
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<FlatPlanesKernel>     (kFlat,      Slot::kOutput, Algorithm::kDirect, kAboutFlat,      needs_rows_alike, better_in_scratch_here),
-    make_row<FlatPlanesKernel>     (kFlat,      Slot::kInput,  Algorithm::kDirect, kAboutFlat,      needs_rows_alike, better_in_scratch_here),
-    make_row<PlanesKernel>         (kPlanes,    Slot::kOutput, Algorithm::kDirect, kAboutPlanes,    never_refuse, fills_vectors_of_groups),
-    make_row<PlanesKernel>         (kPlanes,    Slot::kInput,  Algorithm::kDirect, kAboutPlanes,    never_refuse, fills_vectors_of_groups),
+    make_row<FlatPlanesKernel>     (kFlat,      Slot::kOutput, Algorithm::kDirect, kAboutFlat,      needs_rows_alike, strips_or<kVectorBytes, better_in_scratch>),
+    make_row<FlatPlanesKernel>     (kFlat,      Slot::kInput,  Algorithm::kDirect, kAboutFlat,      needs_rows_alike, strips_or<kVectorBytes, better_in_scratch>),
+    make_row<PlanesKernel>         (kPlanes,    Slot::kOutput, Algorithm::kDirect, kAboutPlanes,    never_refuse, strips_or<kVectorBytes, fills_vectors_of_groups>),
+    make_row<PlanesKernel>         (kPlanes,    Slot::kInput,  Algorithm::kDirect, kAboutPlanes,    never_refuse, strips_or<kVectorBytes, fills_vectors_of_groups>),
     make_row<PlanesWeightKernel>   (kPlanes,    Slot::kWeight, Algorithm::kDirect, kAboutPlanes,    never_refuse, fills_vectors_of_channels),
 };
 // clang-format on
