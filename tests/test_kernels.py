@@ -178,7 +178,7 @@ VIEWS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @by_slot
-@pytest.mark.parametrize("case", SOME_CASES, ids=str)
+@pytest.mark.parametrize("case", [*SOME_CASES, CASES["output 1x1"]], ids=str)
 def test_every_kernel_takes_any_strides(
     case: Case, slot: str, dtype: torch.dtype, view: str
 ) -> None:

@@ -6,10 +6,10 @@
 
 // The families in the order of the table. With the macros below both the declarations of the
 // functions that return their rows and the calls of these.
-#define HANDCONV_CPU_FAMILIES(of)                                                                 \
-  of(stem), of(patches), of(depthwise_packed), of(depthwise_planes), of(depthwise_planes_weight), \
-      of(depthwise_channels), of(winograd), of(winograd_lines), of(planes), of(grouped),          \
-      of(channels), of(channels_weight), of(im2col)
+#define HANDCONV_CPU_FAMILIES(of)                                                            \
+  of(gemv), of(stem), of(patches), of(depthwise_packed), of(depthwise_planes),               \
+      of(depthwise_planes_weight), of(depthwise_channels), of(winograd), of(winograd_lines), \
+      of(planes), of(grouped), of(channels), of(channels_weight), of(im2col)
 #define HANDCONV_AVX512(family) avx512_##family()
 #define HANDCONV_AVX2(family) avx2_##family()
 #define HANDCONV_BASELINE(family) baseline_##family()

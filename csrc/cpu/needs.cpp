@@ -30,6 +30,25 @@ Refusal needs_one_group(const Problem& problem) {
   return problem.geometry.groups == 1 ? nullptr : "needs one group";
 }
 
+Refusal needs_whole_windows(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  for (const Axis& axis : {g.height, g.width}) {
+    const bool is_whole = axis.kernel == axis.input && (axis.kernel == 1 || axis.dilation == 1);
+    if (!is_whole || axis.padding != 0) return "needs windows that see the whole image";
+  }
+  const bool nhwc = problem.layout == Layout::kNhwc;
+  if (nhwc && g.groups > 1 && g.kernel_area() > 1)
+    return "needs the channels of a group side by side";
+  // Of a filter as of an image: a dimension of one element has any stride.
+  const ImageStrides image =
+      image_strides(problem.layout, g.in_channels_per_group(), g.height.kernel, g.width.kernel);
+  const WeightStrides& w = problem.w_strides;
+  const bool alike = (g.in_channels_per_group() == 1 || w.in_channel == image.channel) &&
+                     (g.height.kernel == 1 || w.row == image.row) &&
+                     (g.width.kernel == 1 || w.column == image.column);
+  return alike ? nullptr : "needs filters in the memory order of the image";
+}
+
 Refusal needs_patches(const Problem& problem) {
   const Geometry& g = problem.geometry;
   for (const Axis& axis : {g.height, g.width}) {

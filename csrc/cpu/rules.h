@@ -12,6 +12,7 @@ Refusal needs_nchw_and_depthwise(const Problem& problem);
 Refusal needs_nhwc_and_depthwise(const Problem& problem);
 Refusal needs_depthwise_with_stride_1(const Problem& problem);
 Refusal needs_one_group(const Problem& problem);
+Refusal needs_whole_windows(const Problem& problem);
 Refusal needs_patches(const Problem& problem);
 Refusal needs_3x3_with_stride_1(const Problem& problem);
 Refusal needs_5x5_with_stride_1(const Problem& problem);

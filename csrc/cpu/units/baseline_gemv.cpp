@@ -1,0 +1,3 @@
+#define HANDCONV_FAMILY gemv
+#define HANDCONV_FAMILY_HEADER "cpu/families/gemv.h"
+#include "cpu/units/baseline.h"
