@@ -131,16 +131,6 @@ HANDCONV_INLINE Vector<C> keep_lanes(Vector<C> vector, LaneBits<C> lanes) {
   return reinterpret_cast<Vector<C>>(reinterpret_cast<LaneBits<C>>(vector) & lanes);
 }
 
-// Keeps the compiler from loading a value again for each of its uses.
-template <class V>
-HANDCONV_INLINE void keep_in_register(V& vector) {
-#if defined(__x86_64__)
-  __asm__("" : "+v"(vector));
-#else
-  (void)vector;
-#endif
-}
-
 // Products of F channels of y with S of x, each through a tap, summed over positions lane by lane.
 // Positions of y lie [vector][F]; x is read at constant offsets from them. A block is some samples.
 template <class C>
@@ -173,8 +163,7 @@ template <class C, int F, int S>
         for (int s = 0; s < S; ++s) pixels[s] = keep_lanes<C>(load(x[s] + i), lanes);
 #pragma GCC unroll 8
         for (int f = 0; f < F; ++f) {
-          Vector<C> cotangents = load(y + f * L);
-          keep_in_register(cotangents);
+          const Vector<C> cotangents = in_register(load(y + f * L));
 #pragma GCC unroll 8
           for (int s = 0; s < S; ++s) tile[f][s] = fma(pixels[s], cotangents, tile[f][s]);
         }

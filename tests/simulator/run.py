@@ -30,7 +30,7 @@ from simulator.checks import Setting, checks_of
 from simulator.library import Row, Simulator
 
 # The few cases above it, there for how CPU kernels divide work, would take most of the time.
-MOST_FLOPS = 3e6
+MOST_FLOPS = 2e6
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
