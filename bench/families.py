@@ -20,6 +20,7 @@ FAMILIES = (
     "dense 3x3, below 14x14",
     "dense, other kernels",
     "pointwise",
+    "whole windows",
     "strided",
     "dilated",
     "stem",
@@ -38,6 +39,8 @@ def family_of(case: Case) -> str:
     """The one of FAMILIES that the case belongs to."""
     if case.flops < TINY_FLOPS:
         return "tiny"
+    if case.kernel == (case.H, case.W) and case.padding == (0, 0):
+        return "whole windows"
     if case.is_depthwise:
         return _depthwise_family(case)
     if case.groups > 1:

@@ -43,10 +43,10 @@ def explain(
     device: str,
     slot: str,
     algorithm: str,
-    dtype: str,
-    channels_last: bool,
+    x: Tensor,
+    w: Tensor,
     has_bias: bool,
-    channels: tuple[int, int, int, int],
+    groups: int,
     height: tuple[int, int, int, int, int, int],
     width: tuple[int, int, int, int, int, int],
 ) -> list[tuple[dict[str, str], str | None, int]]: ...

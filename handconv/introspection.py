@@ -1,10 +1,9 @@
 """What handconv has and what it would do: the kernel table, seen from Python."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from handconv import _C
@@ -147,20 +146,21 @@ def explain(
     ]
     if device is None:
         device = "cuda" if input.is_cuda else "cpu"
-    channels = (batched.shape[0], groups, batched.shape[1], weight.shape[0])
     elements = batched.numel() + weight.numel() + output.numel()
     return Explanation(
         *(
             _explain_slot(
-                device,
                 slot,
-                algorithm,
-                batched.dtype,
-                output.is_contiguous(memory_format=torch.channels_last)
-                and not output.is_contiguous(),
-                bias is not None and slot == "forward",
-                channels,
-                axes,
+                _C.explain(
+                    device,
+                    slot,
+                    algorithm,
+                    batched,
+                    weight,
+                    bias is not None and slot == "forward",
+                    groups,
+                    *axes,
+                ),
                 flops=2 * output.numel() * weight[0].numel(),
                 bytes=elements * batched.element_size(),
             )
@@ -170,22 +170,12 @@ def explain(
 
 
 def _explain_slot(
-    device: str,
     slot: str,
-    algorithm: str,
-    dtype: torch.dtype,
-    channels_last: bool,
-    has_bias: bool,
-    channels: tuple[int, int, int, int],
-    axes: Sequence[tuple[int, int, int, int, int, int]],
+    verdicts: list[tuple[dict[str, str], str | None, int]],
     *,
     flops: int,
     bytes: int,
 ) -> SlotExplanation:
-    dtype_name = str(dtype).removeprefix("torch.")
-    verdicts = _C.explain(
-        device, slot, algorithm, dtype_name, channels_last, has_bias, channels, *axes
-    )
     *refused, (chosen, _, workspace) = verdicts
     return SlotExplanation(
         slot=slot,

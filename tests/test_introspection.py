@@ -97,7 +97,9 @@ def test_a_backend_without_kernels_is_refused(convert: Callable[[Tensor], Tensor
 
 @by_algorithm
 @by_layout
-@pytest.mark.parametrize("name", ["3x3", "depthwise 7x7", "lesson: everything", "1x1"])
+@pytest.mark.parametrize(
+    "name", ["3x3", "depthwise 7x7", "lesson: everything", "1x1", "output 1x1 in groups"]
+)
 def test_the_kernel_that_is_explained_is_the_one_that_runs(
     name: str, layout: str, algorithm: str
 ) -> None:
@@ -111,6 +113,19 @@ def test_the_kernel_that_is_explained_is_the_one_that_runs(
             found = run(case, entry.slot, operands, algorithm)
             with handconv.forced_kernel(entry.kernel):
                 assert torch.equal(found, run(case, entry.slot, operands))
+
+
+@by_algorithm
+def test_the_strides_of_a_weight_are_explained_too(algorithm: str) -> None:
+    """Kernels that read it where it lies need it in the order of the image."""
+    case = CASES["output 1x1"]
+    x, w, bias, _ = case.tensors(torch.float32)
+    for weight in (w, w.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), w.flip(0)[:, ::2]):
+        image = x[:, ::2] if weight.shape[1] < w.shape[1] else x
+        explained = handconv.explain(image, weight, bias, *case.arguments, algorithm=algorithm)
+        found = handconv.conv2d(image, weight, bias, *case.arguments, algorithm=algorithm)
+        with handconv.forced_kernel(explained.forward.kernel):
+            assert torch.equal(found, handconv.conv2d(image, weight, bias, *case.arguments))
 
 
 @by_layout

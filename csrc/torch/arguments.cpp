@@ -273,6 +273,23 @@ at::MemoryFormat filled_format(const at::Tensor& first, const at::Tensor& second
   return channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
 }
 
+DType to_dtype(at::ScalarType type) {
+  switch (type) {
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    default:
+      return DType::kFloat32;
+  }
+}
+
+Layout to_layout(at::MemoryFormat format) {
+  return format == at::MemoryFormat::ChannelsLast ? Layout::kNhwc : Layout::kNchw;
+}
+
 #define HANDCONV_INSTANTIATE(Int)                                                                 \
   template WindowOf<Int> make_window(c10::ArrayRef<Int>, c10::ArrayRef<Int>, c10::ArrayRef<Int>,  \
                                      const Int&);                                                 \

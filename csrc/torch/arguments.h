@@ -70,4 +70,8 @@ inline Problem one_row_for_one_column(Problem problem) {
 // channels_last if either operand is, as F.conv2d does; contiguous otherwise.
 at::MemoryFormat filled_format(const at::Tensor& first, const at::Tensor& second);
 
+// Of tensors that make_geometry has not refused.
+DType to_dtype(at::ScalarType type);
+Layout to_layout(at::MemoryFormat format);
+
 }  // namespace handconv

@@ -28,19 +28,6 @@ WindowOf<int64_t> to_ints(const Window& window) {
           window.groups.expect_int()};
 }
 
-DType to_dtype(at::ScalarType type) {
-  switch (type) {
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kHalf:
-      return DType::kFloat16;
-    default:
-      return DType::kFloat32;
-  }
-}
-
 // No products are summed into any element: what is left is the bias.
 bool sums_are_empty(Slot filled, const Geometry& geometry) {
   return filled == Slot::kWeight ? geometry.batch == 0
@@ -131,16 +118,16 @@ at::Tensor compute(const Call& call) {
   }
   make_dense(operands, filled, format);
   const auto w_strides = operands[Slot::kWeight].strides();
-  const Problem problem = one_row_for_one_column(
-      {device,
-       filled,
-       to_dtype(result.scalar_type()),
-       format == at::MemoryFormat::ChannelsLast ? Layout::kNhwc : Layout::kNchw,
-       bias.has_value(),
-       allows_tf32(device),
-       allows_winograd(call.algorithm),
-       geometry,
-       {w_strides[0], w_strides[1], w_strides[2], w_strides[3]}});
+  const Problem problem =
+      one_row_for_one_column({device,
+                              filled,
+                              to_dtype(result.scalar_type()),
+                              to_layout(format),
+                              bias.has_value(),
+                              allows_tf32(device),
+                              allows_winograd(call.algorithm),
+                              geometry,
+                              {w_strides[0], w_strides[1], w_strides[2], w_strides[3]}});
   run(problem, call.algorithm, operands, bias);
   return result;
 }

@@ -89,39 +89,33 @@ Enum parse(const std::string& name, std::initializer_list<Enum> values) {
   throw py::value_error("'" + name + "' is not known here");
 }
 
-DType parse_dtype(const std::string& name) {
-  if (name == "float32") return DType::kFloat32;
-  if (name == "float64") return DType::kFloat64;
-  if (name == "bfloat16") return DType::kBFloat16;
-  if (name == "float16") return DType::kFloat16;
-  throw py::value_error("'" + name + "' is no dtype that handconv supports");
-}
-
 using AxisTuple = std::array<std::int64_t, 6>;
 
 Axis to_axis(const AxisTuple& a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
 
+// The strides of the weight that a problem reads, or of that which it fills: dense, in the layout
+// of the images.
+WeightStrides weight_strides(Slot slot, const at::Tensor& w, Layout layout) {
+  if (slot != Slot::kWeight) return {w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
+  const auto dense = image_strides(layout, w.size(1), w.size(2), w.size(3));
+  return {dense.sample, dense.channel, dense.row, dense.column};
+}
+
 // The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace
-// if it runs).
+// if it runs). Of x and w it takes sizes and strides alone.
 std::vector<py::tuple> explain(const std::string& device, const std::string& slot,
-                               const std::string& algorithm, const std::string& dtype,
-                               bool channels_last, bool has_bias,
-                               const std::array<std::int64_t, 4>& channels, const AxisTuple& height,
-                               const AxisTuple& width) {
-  const auto [batch, groups, in_channels, out_channels] = channels;
-  const Geometry geometry{batch,        groups,          in_channels,
-                          out_channels, to_axis(height), to_axis(width)};
-  const std::int64_t ic = geometry.in_channels_per_group(), kw = geometry.width.kernel;
-  const std::int64_t area = geometry.kernel_area();
-  const WeightStrides strides = channels_last ? WeightStrides{area * ic, 1, kw * ic, ic}
-                                              : WeightStrides{area * ic, area, kw, 1};
+                               const std::string& algorithm, const at::Tensor& x,
+                               const at::Tensor& w, bool has_bias, std::int64_t groups,
+                               const AxisTuple& height, const AxisTuple& width) {
+  const Geometry geometry{x.size(0), groups, x.size(1), w.size(0), to_axis(height), to_axis(width)};
+  const Layout layout = to_layout(filled_format(x, w));
   const Algorithm wanted = parse(
       algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col, Algorithm::kWinograd});
   const Device place = parse(device, {Device::kCpu, Device::kCuda});
+  const Slot filled = parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight});
   const Problem problem = one_row_for_one_column(
-      {place, parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight}), parse_dtype(dtype),
-       channels_last ? Layout::kNhwc : Layout::kNchw, has_bias, allows_tf32(place),
-       allows_winograd(wanted), geometry, strides});
+      {place, filled, to_dtype(x.scalar_type()), layout, has_bias, allows_tf32(place),
+       allows_winograd(wanted), geometry, weight_strides(filled, w, layout)});
   std::vector<py::tuple> answers;
   for (const auto& [kernel, refusal] : consider(problem, wanted)) {
     if (refusal) {
@@ -165,6 +159,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("winograd_is_allowed", [] { return winograd_switch.load(); });
   module.def("allow_winograd", [](bool allowed) { winograd_switch = allowed; });
   module.def("explain", explain, py::arg("device"), py::arg("slot"), py::arg("algorithm"),
-             py::arg("dtype"), py::arg("channels_last"), py::arg("has_bias"), py::arg("channels"),
-             py::arg("height"), py::arg("width"));
+             py::arg("x"), py::arg("w"), py::arg("has_bias"), py::arg("groups"), py::arg("height"),
+             py::arg("width"));
 }
