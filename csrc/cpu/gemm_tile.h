@@ -8,12 +8,15 @@
 //
 // 14 x 2 vectors use 28 of the 32 AVX-512 registers for sums, 2 for the panel and one for the
 // row's element: 28 multiply-adds for 16 loads, and a panel that streams from L2 brings 128 bytes
-// in 14 cycles, where a tile of 6 x 4 asks for 256 in 12. With 16 registers 6 x 2 fit. Rows lie at
-// one pitch, so that three pointers reach all of them.
+// in 14 cycles, where a tile of 6 x 4 asks for 256 in 12. With 16 registers 6 x 2 fit; where two
+// threads share a core, every instruction besides the multiply-adds counts. Rows lie at one pitch,
+// so that a few pointers reach all of them.
 
 constexpr int kGemmRows = kVectorBytes == 64 ? 14 : 6;
 constexpr int kPanelVectors = 2;
 constexpr int kTermsAhead = 8;  // of a panel, asked for while others wait for L2
+constexpr int kRowsOfPointer = kVectorBytes == 64 ? 5 : 3;  // by the scales of an index
+constexpr int kTermsAtOnce = kVectorBytes == 64 ? 2 : 4;
 template <class C>
 constexpr std::int64_t kPanelLanes = kPanelVectors * kLanes<C>;
 
@@ -40,10 +43,13 @@ template <class C, int R, int V>
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
   }
-  const std::int64_t pitch = job.row_pitch;
-  const C *first = job.rows, *fifth = first + 5 * pitch, *tenth = fifth + 5 * pitch;
+  std::int64_t pitch = job.row_pitch;
+  const C *first = job.rows, *second = first + kRowsOfPointer * pitch,
+          *third = second + kRowsOfPointer * pitch;
   const C* panel = job.panel;
   const auto add_term = [&](std::int64_t k) __attribute__((always_inline)) {
+    // As an index; known to stay the same, it would give every element one of its own, in memory.
+    if constexpr (kVectorBytes < 64) asm("" : "+r"(pitch));
     Vector<C> lanes[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
@@ -53,12 +59,10 @@ template <class C, int R, int V>
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vector<C> element = broadcast(((r < 5    ? first
-                                            : r < 10 ? fifth
-                                                     : tenth) +
-                                           r % 5 * pitch)[k]);
+      const C* const row = r < kRowsOfPointer ? first : r < 2 * kRowsOfPointer ? second : third;
+      const Vector<C> element = broadcast((row + r % kRowsOfPointer * pitch)[k]);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
+      for (int v = 0; v < V; ++v) add_product(sums[r][v], element, lanes[v]);
     }
   };
   // Stores that wait for L3 would hold up the next tile: their lines are asked for here, a row at a
@@ -69,7 +73,7 @@ template <class C, int R, int V>
   std::int64_t runs = job.runs;
   do {
     std::int64_t left = depth;
-    for (; left >= 2; left -= 2) {
+    for (; left >= kTermsAtOnce; left -= kTermsAtOnce) {
       if (offset != last_offset) {
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) __builtin_prefetch(job.target + *offset + v * kLanes<C>, 1);
@@ -77,22 +81,30 @@ template <class C, int R, int V>
       }
       add_term(0);
       add_term(1);
-      first += 2, fifth += 2, tenth += 2, panel += 2 * kPanelLanes<C>;
+      if constexpr (kTermsAtOnce == 4) {
+        add_term(2);
+        add_term(3);
+      }
+      first += kTermsAtOnce, second += kTermsAtOnce, third += kTermsAtOnce;
+      panel += kTermsAtOnce * kPanelLanes<C>;
     }
-    if (left > 0) {
+    // One at most, where two are added at once.
+    for (; left > 0; left = kTermsAtOnce == 2 ? 0 : left - 1) {
       add_term(0);
-      first += 1, fifth += 1, tenth += 1, panel += kPanelLanes<C>;
+      first += 1, second += 1, third += 1, panel += kPanelLanes<C>;
     }
-    first += gap, fifth += gap, tenth += gap;
+    first += gap, second += gap, third += gap;
   } while (--runs > 0);
+  // A copy, with few registers, which need not be read again after every store.
+  std::conditional_t<kVectorBytes == 64, const TileJob<C>&, const TileJob<C>> ending = job;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
-      if (job.start) sums[r][v] += load(job.start + r * job.start_pitch + v * kLanes<C>);
-      C* target = job.target + job.offsets[r] + v * kLanes<C>;
+      if (ending.start) sums[r][v] += load(ending.start + r * ending.start_pitch + v * kLanes<C>);
+      C* target = ending.target + ending.offsets[r] + v * kLanes<C>;
       if (v == V - 1) {
-        store_masked(target, sums[r][v], job.tail);
+        store_masked(target, sums[r][v], ending.tail);
       } else {
         store(target, sums[r][v]);
       }
