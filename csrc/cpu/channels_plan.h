@@ -189,4 +189,7 @@ struct ChannelsPlan {
     const Span<Tap>& taps = axis.taps;
     return taps.count > 1 && tap_in_order(taps, 1).offset - tap_in_order(taps, 0).offset == 1;
   }
+  // Whether the taps of a column of the window are one run of terms after another, where those of a
+  // row do not adjoin.
+  static constexpr bool kSumsColumns = kVectorBytes < 64;
 };

@@ -74,13 +74,15 @@ class ChannelsSums {
     const std::int64_t terms = adjoin ? taps * chunk.channels : chunk.channels;  // of a run
     const std::int64_t runs = adjoin ? 1 : taps;                                 // of a row of taps
     const std::int64_t blocks = ceil_divide(terms, Plan::kTerms);
+    const bool by_columns = Plan::kSumsColumns && !adjoin;
     const std::int64_t together =
-        runs > 1 ? 1 : smaller(kMostRuns, larger(1, Plan::kTerms / terms));
+        runs > 1 && !by_columns ? 1 : smaller(kMostRuns, larger(1, Plan::kTerms / terms));
     const C* weights = chunk.weights;
     Place place = in_totals(chunk);
     for (std::int64_t tap = 0; tap < row_taps; tap += together) {
       const RowRuns<Source> rows(source, {tap, smaller(tap + together, row_taps)});
       for (std::int64_t run = 0; run < runs; ++run) {
+        if (by_columns) weights = chunk.weights + (run * row_taps + tap) * terms * kLanesOfPanel;
         const std::int64_t offset = tap_in_order(columns.taps, run).offset;
         const Range wanted =
             adjoin ? Range{0, columns.count} : positions_inside(gather_.columns, columns, offset);

@@ -1,5 +1,6 @@
 // The weight of direct.channels: w[group][panel][chunk][class][tap][source channel][lane], taps in
-// the order of their offsets, whatever the memory order of w.
+// the order of their offsets (row by row, or column by column where they do not adjoin and
+// kSumsColumns says so), whatever the memory order of w.
 
 template <class T>
 class ChannelsWeights {
@@ -85,10 +86,13 @@ class ChannelsWeights {
     std::int64_t first = 0;
     for (const AxisClass& rows : gather_.rows.classes()) {
       for (const AxisClass& columns : gather_.columns.classes()) {
-        for (std::int64_t row = 0; row < rows.taps.count; ++row) {
-          const Tap& row_tap = tap_in_order(rows.taps, row);
-          for (std::int64_t column = 0; column < columns.taps.count; ++column) {
-            const Tap& column_tap = tap_in_order(columns.taps, column);
+        const bool by_columns = Plan::kSumsColumns && !Plan::taps_adjoin(columns);
+        const std::int64_t outer_taps = (by_columns ? columns : rows).taps.count;
+        const std::int64_t inner_taps = (by_columns ? rows : columns).taps.count;
+        for (std::int64_t outer = 0; outer < outer_taps; ++outer) {
+          for (std::int64_t inner = 0; inner < inner_taps; ++inner) {
+            const Tap& row_tap = tap_in_order(rows.taps, by_columns ? inner : outer);
+            const Tap& column_tap = tap_in_order(columns.taps, by_columns ? outer : inner);
             const bool is_read =
                 sees_source(gather_.rows, rows, row_tap) &&
                 (Plan::taps_adjoin(columns) || sees_source(gather_.columns, columns, column_tap));
