@@ -186,22 +186,23 @@ class GroupedKernel {
     T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + block * L +
             (rows.first + place.row * rows.step) * strides.row +
             (columns.first + place.column * columns.step) * strides.column;
-    item.ahead->advance(R * P / 2);
+    // Where vectors are short, what a tile fills is little beside the work of asking for it.
+    if constexpr (kVectorBytes == 64) item.ahead->advance(R * P / 2);
     const bool whole = exist_rows >= R && exist_columns >= P && (block + 1) * L <= plan_.channels;
-    GroupedSums<C> sums{nullptr,
-                        exist_rows > 1 ? row_step : 0,
-                        step,
-                        rows.taps,
-                        plan_.rows_reach.first,
-                        row_elements,
-                        gather_.source_channels,
-                        tables_.weights(block) + pair.weights,
-                        tables_.bias(block),
-                        item.sums,
-                        nullptr,
-                        rows.step * strides.row,
-                        columns.step * strides.column,
-                        tables_.adjacent()};
+    GroupedSums<C> sums;  // an initialiser would set it to zero before
+    sums.source_row = exist_rows > 1 ? row_step : 0;
+    sums.step = step;
+    sums.rows = rows.taps;
+    sums.first_row = plan_.rows_reach.first;
+    sums.line = row_elements;
+    sums.channels = gather_.source_channels;
+    sums.weights = tables_.weights(block) + pair.weights;
+    sums.bias = tables_.bias(block);
+    sums.sums = item.sums;
+    sums.filled = nullptr;
+    sums.filled_row = rows.step * strides.row;
+    sums.filled_column = columns.step * strides.column;
+    sums.adjacent = tables_.adjacent();
     const C* source = item.source + (place.row - item.rows.first) * row_step +
                       place.block * plan_.line +
                       ((place.column - item.columns.first) * step - plan_.columns_reach.first) * L;
