@@ -63,13 +63,15 @@ template <class C, int R, int P, int K, int STEP, int Q>
       }
     }
   }
-  if (in.filled) {
+  // A copy, with few registers, which need not be read again after every store.
+  std::conditional_t<kVectorBytes == 64, const GroupedSums<C>&, const GroupedSums<C>> ending = in;
+  if (ending.filled) {
 #pragma GCC unroll 2
     for (int row = 0; row < R; ++row) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        store(in.filled + row * in.filled_row + p * in.filled_column,
-              permute(tile[row][p], in.adjacent));
+        store(ending.filled + row * ending.filled_row + p * ending.filled_column,
+              permute(tile[row][p], ending.adjacent));
       }
     }
     return;
@@ -77,6 +79,6 @@ template <class C, int R, int P, int K, int STEP, int Q>
 #pragma GCC unroll 2
   for (int row = 0; row < R; ++row) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) store(in.sums + (row * P + p) * L, tile[row][p]);
+    for (int p = 0; p < P; ++p) store(ending.sums + (row * P + p) * L, tile[row][p]);
   }
 }
