@@ -112,7 +112,7 @@ class GemmWeightKernel {
                    smaller(end, patch.lanes) - first, end - first,
                    scratch + first * terms + s * pixels * (end - first));
       }
-      if (!Plan::kRowsInPlace) {
+      if (!plan_.rows_in_place()) {
         pack_row_tiles<T, kPackedRows>(
             window(!plan_.lanes_are_inputs, patch.group, n + s, block, patch.first_row),
             tiles_of(patch), plan_.tile_step(),
@@ -181,7 +181,7 @@ class GemmWeightKernel {
                          mask_between<C>(0, lanes - (panel.last - 1) * kLanes<C>)};
       for (std::int64_t t = 0; t < tiles.count; ++t) {
         const std::int64_t first = tiles.first(t);
-        tile.rows = rows.first + (Plan::kRowsInPlace ? first * rows.channel : t * rows.channel);
+        tile.rows = rows.first + (plan_.rows_in_place() ? first * rows.channel : t * rows.channel);
         if (!is_first) tile.start = totals.data + first * plan_.patch_lanes() + lane;
         tile.target = target + first * target_step + lane;
         if (rows.adjoin) {
@@ -202,19 +202,22 @@ class GemmWeightKernel {
   };
   Rows rows_of(const WeightPatch& patch, std::int64_t n, std::int64_t samples, const Range& block,
                const C* scratch) const {
-    if constexpr (Plan::kRowsInPlace) {
-      const bool of_x = !plan_.lanes_are_inputs;
-      const ImageStrides strides = of_x ? problem_.x_strides() : problem_.y_strides();
-      const bool adjoin = strides.channel == 1;
-      return {window(of_x, patch.group, n, block, patch.first_row).first,
-              adjoin ? strides.column : strides.channel,
-              strides.sample,
-              samples,
-              strides.channel,
-              adjoin};
-    } else {
-      return {scratch + plan_.panel_size(), kPackedRows, 0, 1, plan_.tile_step(), true};
+    if constexpr (std::is_same_v<T, C>) {
+      if (plan_.rows_in_place()) return rows_of_image(patch, n, samples, block);
     }
+    return {scratch + plan_.panel_size(), kPackedRows, 0, 1, plan_.tile_step(), true};
+  }
+  Rows rows_of_image(const WeightPatch& patch, std::int64_t n, std::int64_t samples,
+                     const Range& block) const {
+    const bool of_x = !plan_.lanes_are_inputs;
+    const ImageStrides strides = of_x ? problem_.x_strides() : problem_.y_strides();
+    const bool adjoin = strides.channel == 1;
+    return {window(of_x, patch.group, n, block, patch.first_row).first,
+            adjoin ? strides.column : strides.channel,
+            strides.sample,
+            samples,
+            strides.channel,
+            adjoin};
   }
 
   const Problem& problem_;

@@ -4,7 +4,6 @@
 template <class T>
 struct GemmWeightPlan {
   using C = Compute<T>;
-  static constexpr bool kRowsInPlace = std::is_same_v<T, C>;
 
   explicit GemmWeightPlan(const Problem& problem) {
     const Geometry& g = problem.geometry;
@@ -13,6 +12,7 @@ struct GemmWeightPlan {
     // Lanes in the order of w are stored without a transposition; and packing them puts pixels of x
     // side by side that lie apart.
     lanes_are_inputs = in >= 48 || in >= out || !x_adjoins;
+    if constexpr (kVectorBytes < 64) channels_adjoin = problem.layout == Layout::kNhwc;
     lanes = lanes_are_inputs ? in : out;
     rows = lanes_are_inputs ? out : in;
     groups = g.groups;
@@ -39,11 +39,17 @@ struct GemmWeightPlan {
   std::int64_t panel_size() const { return round_up(terms * patch_lanes(), 16); }
   std::int64_t tile_step() const { return ((terms * kPackedRows / 16 + 3) | 1) * 16; }
   std::int64_t rows_size() const {
-    return kRowsInPlace ? 0 : ceil_divide(patch_rows(), kPackedRows) * tile_step();
+    return rows_in_place() ? 0 : ceil_divide(patch_rows(), kPackedRows) * tile_step();
+  }
+
+  // A tile of few rows would take but a part of each line of the cache from pixels that lie apart.
+  bool rows_in_place() const {
+    return std::is_same_v<T, C> && (kVectorBytes == 64 || !channels_adjoin);
   }
 
   bool x_adjoins;  // the pixels of x that all of y meet
   bool lanes_are_inputs;
+  bool channels_adjoin;  // of both images; known of tiles of few rows only
   std::int64_t lanes, rows, groups, pixels;
   std::int64_t lane_parts, row_parts, chunks;
   std::int64_t terms;    // of a block, at most
