@@ -6,9 +6,9 @@
 // rows those of the other. An item is a patch of w over a chunk of the pixels of every sample.
 // Block by block of 128 terms or so of the sum it packs its lanes, panels that fit L1, and
 // multiplies each by all rows by the tile of gemm_weight_tile.h; rows are read where they lie, from
-// L2, an element for 3 vectors, and only 16-bit ones are packed, which converts them. There is more
-// than one chunk only where patches are too few to share out: each then has totals of its own,
-// which are added in order at the end.
+// L2, an element for 3 vectors. Packed are 16-bit ones, which converts them, and those that would
+// be small parts of pixels far apart. There is more than one chunk only where patches are too few
+// to share out: each then has totals of its own, which are added in order at the end.
 
 template <class T>
 class GemmWeightKernel {
@@ -105,12 +105,11 @@ class GemmWeightKernel {
     const std::int64_t pixels = block.last - block.first, terms = samples * pixels;
     const std::int64_t vectors = ceil_divide(patch.lanes, kLanes<C>);
     for (std::int64_t s = 0; s < samples; ++s) {
-      for (std::int64_t i = 0; i < panel_count(vectors); ++i) {
+      for (std::int64_t i = 0; !Plan::kPanelByPanel && i < panel_count(vectors); ++i) {
         const Range panel = part_of({0, vectors}, panel_count(vectors), i);
-        const std::int64_t first = panel.first * kLanes<C>, end = panel.last * kLanes<C>;
-        pack_lanes(patch.group, n + s, block, patch.first_lane + first,
-                   smaller(end, patch.lanes) - first, end - first,
-                   scratch + first * terms + s * pixels * (end - first));
+        pack_panel_of(patch, n + s, block, panel,
+                      scratch + panel.first * kLanes<C> * terms +
+                          s * pixels * (panel.last - panel.first) * kLanes<C>);
       }
       if (!plan_.rows_in_place()) {
         pack_row_tiles<T, kPackedRows>(
@@ -119,6 +118,14 @@ class GemmWeightKernel {
             scratch + plan_.panel_size() + s * pixels * kPackedRows);
       }
     }
+  }
+
+  // Of one sample.
+  void pack_panel_of(const WeightPatch& patch, std::int64_t n, const Range& block,
+                     const Range& panel, C* target) const {
+    const std::int64_t first = panel.first * kLanes<C>, end = panel.last * kLanes<C>;
+    pack_lanes(patch.group, n, block, patch.first_lane + first, smaller(end, patch.lanes) - first,
+               end - first, target);
   }
 
   static RowTiles tiles_of(const WeightPatch& patch) {
@@ -157,7 +164,7 @@ class GemmWeightKernel {
 
   // A panel stays in L1 while the rows pass.
   void multiply(const WeightPatch& patch, std::int64_t n, std::int64_t samples, const Range& block,
-                bool is_first, bool is_last, const Totals& totals, const C* scratch) const {
+                bool is_first, bool is_last, const Totals& totals, C* scratch) const {
     const std::int64_t vectors = ceil_divide(patch.lanes, kLanes<C>);
     const std::int64_t terms = samples * (block.last - block.first);
     const RowTiles tiles = tiles_of(patch);
@@ -168,10 +175,15 @@ class GemmWeightKernel {
     for (std::int64_t i = 0; i < panel_count(vectors); ++i) {
       const Range panel = part_of({0, vectors}, panel_count(vectors), i);
       const std::int64_t lane = panel.first * kLanes<C>;
+      for (std::int64_t s = 0; Plan::kPanelByPanel && s < samples; ++s) {
+        pack_panel_of(
+            patch, n + s, block, panel,
+            scratch + s * (block.last - block.first) * (panel.last - panel.first) * kLanes<C>);
+      }
       PackedTile<C> tile{rows.first,
                          rows.pitch,
                          rows.sample,
-                         scratch + lane * terms,
+                         scratch + (Plan::kPanelByPanel ? 0 : lane * terms),
                          rows.samples,
                          terms / rows.samples,
                          nullptr,

@@ -4,6 +4,8 @@
 template <class T>
 struct GemmWeightPlan {
   using C = Compute<T>;
+  // A panel is packed when its turn has come, into L1; or all are before, into a large L2.
+  static constexpr bool kPanelByPanel = kVectorBytes < 64;
 
   explicit GemmWeightPlan(const Problem& problem) {
     const Geometry& g = problem.geometry;
@@ -36,15 +38,20 @@ struct GemmWeightPlan {
 
   // Of a thread: the panels, the tiles of rows if they are packed, totals. Tiles end with slack for
   // vectors that reach past them, and begin in different sets of the cache.
-  std::int64_t panel_size() const { return round_up(terms * patch_lanes(), 16); }
+  std::int64_t panel_size() const {
+    return round_up(terms * (kPanelByPanel ? kPackedVectors * kLanes<C> : patch_lanes()), 16);
+  }
   std::int64_t tile_step() const { return ((terms * kPackedRows / 16 + 3) | 1) * 16; }
   std::int64_t rows_size() const {
     return rows_in_place() ? 0 : ceil_divide(patch_rows(), kPackedRows) * tile_step();
   }
 
-  // A tile of few rows would take but a part of each line of the cache from pixels that lie apart.
+  // A tile of few rows takes but a part of each line of the cache from pixels that lie apart, and
+  // again for every panel.
   bool rows_in_place() const {
-    return std::is_same_v<T, C> && (kVectorBytes == 64 || !channels_adjoin);
+    constexpr std::int64_t kFewPanels = 8, kPanelLanes = kPackedVectors * kLanes<C>;
+    if (!std::is_same_v<T, C>) return false;
+    return kVectorBytes == 64 || !channels_adjoin || patch_lanes() < kFewPanels * kPanelLanes;
   }
 
   bool x_adjoins;  // the pixels of x that all of y meet
@@ -59,10 +66,11 @@ struct GemmWeightPlan {
   std::int64_t vectors() const { return ceil_divide(lanes, kLanes<C>); }
   Range vectors_of(std::int64_t part) const { return part_of({0, vectors()}, lane_parts, part); }
 
-  // Totals of a patch stay in L2. Of few pixels, an item takes some of the lanes, which it alone
-  // packs, and streams all rows; of many, which it had better read once, a chunk of them.
+  // Totals of a patch stay in L2, or near it where that is small: blocks of many terms meet them
+  // seldom. Of few pixels, an item takes some of the lanes, which it alone packs, and streams all
+  // rows; of many, which it had better read once, a chunk of them.
   void choose_patches() {
-    constexpr std::int64_t kTotalBytes = 256 << 10, kLaneBytes = 2048,
+    constexpr std::int64_t kTotalBytes = (kPanelByPanel ? 512 : 256) << 10, kLaneBytes = 2048,
                            kFewestRows = 2 * kPackedRows;
     constexpr std::int64_t kFewestPixels = 512, kEnoughItems = 4;
     const std::int64_t bytes = lanes * static_cast<std::int64_t>(sizeof(C));
@@ -82,14 +90,16 @@ struct GemmWeightPlan {
     }
   }
 
-  // A panel fits L1 beside the rows that pass; those of all panels of a patch, and the rows that
-  // each of them meets, L2.
+  // A panel fits L1 beside the rows that pass; the rows that each panel of a patch meets, and those
+  // panels if they are packed before, L2.
   void choose_blocks(std::int64_t batch) {
-    constexpr std::int64_t kElement = sizeof(C), kPanelBytes = 24 << 10, kBytes = 448 << 10;
+    constexpr std::int64_t kElement = sizeof(C), kPanelBytes = 24 << 10,
+                           kBytes = (kPanelByPanel ? 400 : 448) << 10;
     constexpr std::int64_t kMostTerms = smaller(256, kPanelBytes / (kPackedVectors * kVectorBytes)),
                            kFewestTerms = 96;
-    const std::int64_t most = larger(
-        kFewestTerms, smaller(kMostTerms, kBytes / ((patch_lanes() + patch_rows()) * kElement)));
+    const std::int64_t in_l2 = patch_rows() + (kPanelByPanel ? 0 : patch_lanes());
+    const std::int64_t most =
+        larger(kFewestTerms, smaller(kMostTerms, kBytes / (in_l2 * kElement)));
     const std::int64_t of_chunk = ceil_divide(pixels, chunks);
     samples = larger(1, smaller(batch, most / of_chunk));
     terms = samples * smaller(of_chunk, most);
