@@ -121,11 +121,12 @@ struct WeightPlan {
       patch_rows = row_channels;
       return;
     }
-    constexpr std::int64_t kTotalBytes = 256 << 10;
+    constexpr std::int64_t kTotalBytes = (kSmallL2 ? 512 : 256) << 10;
+    constexpr std::int64_t kMostRows = kSmallL2 ? 128 : 64;
     const std::int64_t most_rows =
         larger(kRowTile, kTotalBytes / static_cast<std::int64_t>(sizeof(C)) /
                              (patch_blocks * blocks.full * taps()));
-    row_parts = ceil_divide(row_channels, smaller(most_rows, one_tap ? 256 : 64));
+    row_parts = ceil_divide(row_channels, smaller(most_rows, one_tap ? 256 : kMostRows));
     const std::int64_t fewest_rows = one_tap ? 128 : 32;
     while (patches() < kEnoughItems && row_channels >= 2 * row_parts * fewest_rows) row_parts *= 2;
     // An even number of items shares out evenly.
@@ -149,7 +150,7 @@ struct WeightPlan {
   }
 
   void choose_strips() {
-    constexpr std::int64_t kBytes = 400 << 10, kMostColumns = 1024;
+    constexpr std::int64_t kBytes = (kSmallL2 ? 256 : 400) << 10, kMostColumns = 1024;
     const std::int64_t pixel_bytes = (patch_blocks * blocks.full + patch_rows) * sizeof(C);
     const std::int64_t pixels = larger(kBlockPixels, kBytes / pixel_bytes);
     const std::int64_t chunk_rows = ceil_divide(g.height.output, chunks);
@@ -173,4 +174,7 @@ struct WeightPlan {
 
  private:
   static constexpr std::int64_t kEnoughItems = 4;
+  // Where strips fill most of L2, totals wait in L3, and the more of them there are the fewer
+  // pixels are packed again.
+  static constexpr bool kSmallL2 = kVectorBytes < 64;
 };
