@@ -155,12 +155,13 @@ Refusal few_channels_in_place(const Problem& problem) {
 }
 
 // Asked of problems that direct.pointwise can do.
-Refusal better_in_blocks(const Problem& problem) {
+Refusal better_in_blocks(const Problem& problem, int vector_bytes) {
   if (is_short(problem)) return "16-bit pixels would be converted for every chunk of channels";
-  // float64 has so few lanes that packed panels of NCHW are read too often.
-  const bool is_double = problem.dtype == DType::kFloat64;
+  // float64 has so few lanes that packed panels are read too often, unless that is done in passes
+  // which keep them in L1, as those of smaller vectors are.
+  const bool reads_often = problem.dtype == DType::kFloat64 && vector_bytes == 64;
   const std::int64_t longest =
-      problem.layout == Layout::kNhwc ? (is_double ? 1024 : 2048) : (is_double ? 160 : 1024);
+      problem.layout == Layout::kNhwc ? (reads_often ? 1024 : 2048) : (reads_often ? 160 : 1024);
   return Shape(problem).source >= longest
              ? "so long a sum is better cut into blocks that both operands stay in L2 for"
              : nullptr;

@@ -35,7 +35,7 @@ Refusal not_for_patches(const Problem& problem);
 Refusal not_a_stem(const Problem& problem);
 Refusal too_large_to_convert(const Problem& problem);
 Refusal fills_patches(const Problem& problem);
-Refusal better_in_blocks(const Problem& problem);
+Refusal better_in_blocks(const Problem& problem, int vector_bytes);
 Refusal better_without_packing(const Problem& problem);
 Refusal better_as_strips_of_32_bytes(const Problem& problem);
 Refusal better_without_broadcasts(const Problem& problem);

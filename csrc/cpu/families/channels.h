@@ -37,10 +37,14 @@ constexpr const char* kChannels = "cpu.direct.channels." HANDCONV_ISA_NAME;
 constexpr const char* kAboutChannels =
     "lanes are filled channels of a group, pixels lie in strips of padded rows";
 
+inline Refusal better_in_blocks_here(const Problem& problem) {
+  return better_in_blocks(problem, kVectorBytes);
+}
+
 // clang-format off
 constexpr Kernel kRows[] = {
-    make_row<PointwiseByLayout>(kPointwise,  Slot::kOutput, Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  better_in_blocks),
-    make_row<PointwiseByLayout>(kPointwise,  Slot::kInput,  Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  better_in_blocks),
+    make_row<PointwiseByLayout>(kPointwise,  Slot::kOutput, Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  better_in_blocks_here),
+    make_row<PointwiseByLayout>(kPointwise,  Slot::kInput,  Algorithm::kDirect, kAboutPointwise,  needs_pointwise,  better_in_blocks_here),
     make_row<GemmByLayout>     (kGemm,       Slot::kOutput, Algorithm::kDirect, kAboutGemm,       never_refuse,     strips_or<kVectorBytes, better_without_packing>),
     make_row<GemmByLayout>     (kGemm,       Slot::kInput,  Algorithm::kDirect, kAboutGemm,       never_refuse,     strips_or<kVectorBytes, better_without_packing>),
     make_row<ChannelsByDepth>  (kChannels,   Slot::kOutput, Algorithm::kDirect, kAboutChannels,   never_refuse,     fills_patches),
