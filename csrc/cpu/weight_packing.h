@@ -86,7 +86,8 @@ inline void pack_panel(const PixelWindow<T>& window, std::int64_t channels, std:
   });
 }
 
-// target[tile][pixel][row] from planes.
+// target[tile][pixel][row] from planes. Where a vector has rows of one tile alone it may reach into
+// the next pixel, which is then written after it.
 template <class T, int kRows>
 inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTiles& tiles,
                                      std::int64_t tile_step, Compute<T>* target) {
@@ -94,10 +95,12 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
   constexpr int L = kLanes<C>;
   // A tile takes half of 16 lanes, or several vectors of few lanes.
   constexpr int kSlot = L < 8 ? L : 8, kTiles = L / kSlot, kParts = ceil_divide(kRows, L);
+  constexpr bool kReaches = kTiles == 1 && kVectorBytes < 64;
   window.for_each_run([&](const T* source, std::int64_t pixel, std::int64_t count) {
     for (std::int64_t tile = 0; tile < tiles.count; tile += kTiles) {
       for (std::int64_t p = 0; p < count; p += L) {
-        for (int part = 0; part < kParts; ++part) {
+        for (int turn = 0; turn < kParts; ++turn) {
+          const int part = kReaches ? kParts - 1 - turn : turn;
           Vector<C> square[L];
 #pragma GCC unroll 2
           for (int t = 0; t < kTiles; ++t) {
@@ -116,7 +119,12 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
             C* to = target + (tile + t) * tile_step + (pixel + p) * kRows + part * L - t * kSlot;
 #pragma GCC unroll 16
             for (int i = 0; i < L; ++i) {
-              if (p + i < count) store_masked(to + i * kRows, square[i], mask);
+              if (p + i >= count) break;
+              if constexpr (kReaches) {
+                store(to + i * kRows, square[i]);
+              } else {
+                store_masked(to + i * kRows, square[i], mask);
+              }
             }
           }
         }
