@@ -61,13 +61,17 @@ class WeightStore {
       } else {
         const std::int64_t step = g.in_channels_per_group() * g.kernel_area();
         const std::int64_t run = channels_innermost ? patch.rows : patch.rows * g.kernel_area();
-        for (std::int64_t row = rows.first, count; row < rows.last; row += count) {
-          count = smaller(smaller(kLanes<C>, rows.last - row), run - row % run);
-          const C* of_rows[kLanes<C>];
-          for (std::int64_t i = 0; i < count; ++i) {
-            of_rows[i] = totals + total_row(g, patch, row + i) * block_lanes;
+        for (std::int64_t row = rows.first; row < rows.last;) {
+          const std::int64_t end = smaller(rows.last, (row / run + 1) * run);
+          T* to = element(g, w, patch, row) + lane * step;
+          for (std::int64_t count; row < end; row += count, to += count) {
+            count = smaller(kLanes<C>, end - row);
+            const C* of_rows[kLanes<C>];
+            for (std::int64_t i = 0; i < count; ++i) {
+              of_rows[i] = totals + total_row(g, patch, row + i) * block_lanes;
+            }
+            transpose_rows(of_rows, count, lanes, to, step);
           }
-          transpose_rows(of_rows, count, lanes, element(g, w, patch, row) + lane * step, step);
         }
       }
       totals += total_rows * block_lanes;
@@ -89,6 +93,7 @@ class WeightStore {
   // to[lane * step + r] for at most a vector of rows.
   void transpose_rows(const C* const* totals, std::int64_t rows, std::int64_t lanes, T* to,
                       std::int64_t step) const {
+    constexpr std::int64_t kAhead = 192 / sizeof(T);
     const auto mask = mask_between<C>(0, rows);
     for (std::int64_t lane = 0; lane < lanes; lane += kLanes<C>, to += kLanes<C> * step) {
       Vector<C> square[kLanes<C>];
@@ -99,7 +104,9 @@ class WeightStore {
       transpose<C>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes<C>; ++i) {
-        if (lane + i < lanes) store_masked(to + i * step, square[i], mask);
+        if (lane + i >= lanes) break;
+        if constexpr (kVectorBytes < 64) __builtin_prefetch(to + i * step + kAhead, 1);
+        store_masked(to + i * step, square[i], mask);
       }
     }
   }
