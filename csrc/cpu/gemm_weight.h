@@ -162,7 +162,8 @@ class GemmWeightKernel {
             strides.channel};
   }
 
-  // A panel stays in L1 while the rows pass.
+  // A panel stays in L1 while the rows pass. Tried: short panels packed before, which pass by a
+  // tile of rows; up to 20 % slower.
   void multiply(const WeightPatch& patch, std::int64_t n, std::int64_t samples, const Range& block,
                 bool is_first, bool is_last, const Totals& totals, C* scratch) const {
     const std::int64_t vectors = ceil_divide(patch.lanes, kLanes<C>);

@@ -47,7 +47,7 @@ struct GemmWeightPlan {
   }
 
   // A tile of few rows takes but a part of each line of the cache from pixels that lie apart, and
-  // again for every panel.
+  // again for every panel. Tried: packing rows of planes too; slower.
   bool rows_in_place() const {
     constexpr std::int64_t kFewPanels = 8, kPanelLanes = kPackedVectors * kLanes<C>;
     if (!std::is_same_v<T, C>) return false;

@@ -119,10 +119,9 @@ inline void pack_row_tiles_of_planes(const PixelWindow<T>& window, const RowTile
             C* to = target + (tile + t) * tile_step + (pixel + p) * kRows + part * L - t * kSlot;
 #pragma GCC unroll 16
             for (int i = 0; i < L; ++i) {
-              if (p + i >= count) break;
-              if constexpr (kReaches) {
+              if (kReaches && p + i < count) {
                 store(to + i * kRows, square[i]);
-              } else {
+              } else if (p + i < count) {
                 store_masked(to + i * kRows, square[i], mask);
               }
             }

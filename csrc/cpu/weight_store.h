@@ -104,9 +104,10 @@ class WeightStore {
       transpose<C>(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes<C>; ++i) {
-        if (lane + i >= lanes) break;
-        if constexpr (kVectorBytes < 64) __builtin_prefetch(to + i * step + kAhead, 1);
-        store_masked(to + i * step, square[i], mask);
+        if (lane + i < lanes) {
+          if constexpr (kVectorBytes < 64) __builtin_prefetch(to + i * step + kAhead, 1);
+          store_masked(to + i * step, square[i], mask);
+        }
       }
     }
   }
