@@ -256,6 +256,7 @@ SMALL_CASES: tuple[Case, ...] = (
     # Blocks of sums and of channels, strips of pixels, tiles of one row: direct.gemm.
     _small("1x1 many terms", (2, 530, 5, 3), 37, 1),
     _small("1x1 of a large weight", (1, 530, 9, 10), 500, 1),
+    _small("1x1 of many channels and pixels", (1, 270, 17, 16), 20, 1),
     _small("1x1 in chunks of pixels", (2, 19, 23, 25), 75, 1),
     _small("1x1 stride 2 in chunks of pixels", (2, 50, 45, 47), 35, 1, stride=2, bias=False),
     _small("3x3 strips", (2, 33, 13, 12), 45, 3, stride=(1, 2), padding=1),
