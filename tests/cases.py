@@ -284,6 +284,7 @@ SMALL_CASES: tuple[Case, ...] = (
         "stem 5x4 stride 3", (2, 4, 16, 31), 17, (5, 4), stride=(2, 3), padding=2, dilation=(1, 2)
     ),
     _small("stem of 363 terms", (1, 3, 25, 23), 18, 11, stride=(2, 1), padding=4),
+    _small("squares of taps", (2, 3, 10, 75), 17, (3, 8), stride=(3, 5), padding=(1, 2)),
     _small("stem in two parts of a row", (1, 1, 3, 130), 16, 3, padding=(0, 1)),
     # Dilation.
     _small("dilation 2", (1, 6, 9, 10), 7, 3, padding=2, dilation=2),

@@ -212,6 +212,44 @@ inline void copy_pixel_lanes(const GemmClass& part, const SourceImage<T>& image,
   }
 }
 
+// The same for a vector of pixels that see whole windows, the taps of whose rows lie side by side
+// in squares: few loads, where those tap by tap are of single elements. False: they do not.
+template <class T>
+inline bool pack_squares(const GemmClass& part, const SourceImage<T>& image,
+                         const StripPixels& pixels, std::int64_t p, const DepthBlock& block,
+                         Compute<T>* lanes) {
+  using C = Compute<T>;
+  constexpr std::int64_t L = kLanes<C>;
+  const Span<Tap>&rows = part.rows->taps, &columns = part.columns->taps;
+  const std::int64_t last = columns[columns.count - 1].offset;
+  if (image.strides.column != 1 || columns.count % L != 0 || p + L > pixels.count ||
+      last - columns[0].offset != columns.count - 1)
+    return false;
+  const T* windows[L];
+  for (std::int64_t i = 0; i < L; ++i) {
+    const std::int64_t h = pixels.h[p + i], w = pixels.w[p + i];
+    if (h + rows[0].offset < 0 || h + rows[rows.count - 1].offset >= image.height ||
+        w + columns[0].offset < 0 || w + last >= image.width)
+      return false;
+    windows[i] = image.data + h * image.strides.row + w;
+  }
+  for (std::int64_t s = block.first / part.taps; s < block.last / part.taps; ++s) {
+    for (const Tap& row : rows) {
+      for (std::int64_t k = 0; k < columns.count; k += L, lanes += L * kPanelLanes<C>) {
+        const std::int64_t offset =
+            s * image.strides.channel + row.offset * image.strides.row + columns[k].offset;
+        Vector<C> square[L];
+#pragma GCC unroll 16
+        for (std::int64_t i = 0; i < L; ++i) square[i] = load(windows[i] + offset);
+        transpose<C>(square);
+#pragma GCC unroll 16
+        for (std::int64_t i = 0; i < L; ++i) store(lanes + i * kPanelLanes<C>, square[i]);
+      }
+    }
+  }
+  return true;
+}
+
 // Pixels are lanes: packed[panel][k - first][lane], k = (source channel, tap).
 template <class T>
 inline void pack_pixel_lanes(const GemmClass& part, const SourceImage<T>& image,
@@ -224,6 +262,9 @@ inline void pack_pixel_lanes(const GemmClass& part, const SourceImage<T>& image,
   for (std::int64_t p = 0; p < pixels.count; p += kLanes<C>) {
     LaneRows<T> lane_rows(pixels, p, image, part.columns->source_step);
     C* lanes = packed + p / kPanelLanes<C> * part.block * kPanelLanes<C> + p % kPanelLanes<C>;
+    if constexpr (kVectorBytes < 64) {
+      if (pack_squares(part, image, pixels, p, block, lanes)) continue;
+    }
     for (const Tap& row : part.rows->taps) {
       for (const Tap& column : part.columns->taps) {
         lane_rows.enter_tap(row.offset, column.offset);
