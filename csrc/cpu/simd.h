@@ -1,5 +1,6 @@
 // What vectors of every instruction set have in common. C is what is computed in (float or double),
-// T what lies in memory. Included by each simd_*.h inside its namespace, with kVectorBytes given.
+// T what lies in memory. Included by each simd_*.h inside its namespace, with kVectorBytes and
+// kVectorsFitRegisters given.
 
 constexpr Device kDevice = Device::kCpu;
 
@@ -28,7 +29,7 @@ inline Vector<C> broadcast(C value) {
 template <class V>
 HANDCONV_INLINE V in_register(V value) {
 #if defined(__x86_64__)
-  asm("" : "+v"(value));
+  if constexpr (kVectorsFitRegisters) asm("" : "+v"(value));
 #endif
   return value;
 }

@@ -2,6 +2,7 @@
 // see cpu/units/avx2.h.
 
 constexpr int kVectorBytes = 32;
+constexpr bool kVectorsFitRegisters = true;
 
 #include "cpu/simd.h"
 

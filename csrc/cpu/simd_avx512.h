@@ -2,6 +2,7 @@
 // cpu/units/avx512.h.
 
 constexpr int kVectorBytes = 64;
+constexpr bool kVectorsFitRegisters = true;
 
 #include "cpu/simd.h"
 

@@ -2,7 +2,12 @@
 // architectures too. Included inside a namespace, after every other header; see
 // cpu/units/baseline.h.
 
-constexpr int kVectorBytes = 16;
+// Compiled with 64, the algorithms are those of AVX-512, which any processor can then test.
+#if !defined(HANDCONV_BASELINE_BYTES)
+#define HANDCONV_BASELINE_BYTES 16
+#endif
+constexpr int kVectorBytes = HANDCONV_BASELINE_BYTES;
+constexpr bool kVectorsFitRegisters = kVectorBytes == 16;
 
 #include "cpu/simd.h"
 
