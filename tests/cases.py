@@ -349,6 +349,7 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("depthwise 3x3 width 56", (1, 2, 4, 56), 2, 3, padding=1, groups=2),
     _small("depthwise 3x3 stride 2", (2, 33, 9, 17), 33, 3, stride=2, padding=1, groups=33),
     _small("depthwise 3x3 dilation 2", (1, 33, 7, 33), 33, 3, padding=2, dilation=2, groups=33),
+    _small("depthwise 3x3 to one column", (1, 70, 6, 3), 70, 3, groups=70),
     _small("depthwise 5x5", (1, 17, 14, 14), 17, 5, padding=2, groups=17),
     _small("depthwise 7x7", (1, 20, 7, 33), 20, 7, padding=3, groups=20, bias=False),
     _small("depthwise 2x4 stride 2x3", (1, 5, 8, 11), 5, (2, 4), stride=(2, 3), groups=5),

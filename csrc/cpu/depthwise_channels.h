@@ -25,7 +25,7 @@ class DepthwiseChannelsKernel {
   using Step = typename PixelTile::Step;
   using Spot = typename PixelTile::Spot;
   using Plan = DepthwiseChannelsPlan<T>;
-  static constexpr int kPixels = PixelTile::kPixels;
+  static constexpr int kMostPixels = PixelTile::kMostPixels;
   static constexpr std::int64_t kStripRows = Plan::kStripRows, L = kLanes<C>;
 
   // The workspace of a thread: which chunk its weight is of, the steps of a tile, the weight as
@@ -128,20 +128,22 @@ class DepthwiseChannelsKernel {
     const ImageStrides& filled = gather_.filled_strides;
     T* line = static_cast<T*>(gather_.filled) + n * filled.sample +
               (rows.first + row * rows.step) * filled.row;
-    for (std::int64_t first = 0; first < columns_[0].count; first += kPixels) {
+    for (std::int64_t first = 0, pixels; first < columns_[0].count; first += pixels) {
+      pixels = PixelTile::pixels_of_tile(columns_[0].count - first);
       // Classes innermost: they read the same pixels.
       Step* steps = scratch.steps;
       for (const ColumnPlan& columns : columns_) {
         const std::int64_t rest = columns.count - first, count = lines * columns.runs.count;
         if (rest <= 0) continue;
-        const Spot spot{rest < kPixels ? rest : kPixels,
+        const Spot spot{static_cast<int>(pixels),
+                        smaller(rest, pixels),
                         line + (columns.first + first * columns.step) * filled.column,
                         columns.step * filled.column,
                         {steps, count},
                         first * columns.source_step * gather_.source_strides.column,
                         columns.unit * gather_.source_strides.column,
                         gather_.kernel_area() * L,
-                        find_inside(columns, first, lines, steps)};
+                        find_inside(columns, first, pixels, lines, steps)};
         fill_spot(spot, chunk, scratch);
         steps += count;
       }
@@ -171,84 +173,105 @@ class DepthwiseChannelsKernel {
     return lines;
   }
 
-  // Finds which columns the tile from position `first` on has inside; true if it has all.
-  bool find_inside(const ColumnPlan& columns, std::int64_t first, std::int64_t lines,
-                   Step* steps) const {
+  // Finds which columns the tile of `pixels` pixels from position `first` on has inside; true if it
+  // has all that it reads.
+  bool find_inside(const ColumnPlan& columns, std::int64_t first, std::int64_t pixels,
+                   std::int64_t lines, Step* steps) const {
     const std::int64_t runs = columns.runs.count;
     bool all = true;
     for (std::int64_t i = 0; i < runs; ++i) {
       const std::int64_t column = first * columns.source_step + columns.runs[i].column;
-      const std::int64_t reads = kPixels + columns.runs[i].taps - 1;
-      const std::uint32_t inside = columns_inside(column, columns.unit, columns.source_size, reads);
-      all &= inside == (1u << reads) - 1;
+      const std::int64_t more = columns.runs[i].taps - 1;
+      const std::uint32_t read = (1u << (pixels + more)) - 1;
+      const std::uint32_t inside =
+          columns_inside(column, columns.unit, columns.source_size, kMostPixels + more);
+      all &= (inside & read) == read;
       for (std::int64_t line = 0; line < lines; ++line) steps[line * runs + i].inside = inside;
     }
     return all;
   }
 
   void fill_spot(const Spot& spot, std::int64_t chunk, const Scratch& scratch) const {
-    const std::int64_t first_block = plan_.chunk_first(chunk);
+    Range blocks{plan_.chunk_first(chunk), plan_.chunk_first(chunk + 1)};
     const C* weights =
-        scratch.weights + (plan_.packs_all ? first_block * plan_.block_weights() : 0);
-    const std::int64_t last_block = plan_.chunk_first(chunk + 1);
-    const bool may_pair = plan_.multiplier == 1;
-    std::int64_t block = first_block;
-    if constexpr (PixelTile::kVectors == 1) {
-      const std::int64_t full = smaller(last_block, plan_.out_channels / L) - block;
-      if (may_pair && gather_.kernel_area() < BlockedTile<C, 1, 1>::kTerms) {
-        const auto* bias = static_cast<const T*>(gather_.bias);
-        if (bias) bias += block * L;
-        spot.is_interior
-            ? PixelTile::template fill_vectors<false>(spot, block * L, full, weights, bias)
-            : PixelTile::template fill_vectors<true>(spot, block * L, full, weights, bias);
-        weights += full * spot.block_weights;
-        block += full;
-      }
+        scratch.weights + (plan_.packs_all ? blocks.first * plan_.block_weights() : 0);
+    if (plan_.multiplier == 1) {
+      const Range full{blocks.first, smaller(blocks.last, plan_.out_channels / L)};
+      blocks.first = fill_full_lanes(spot, full, weights);
+      weights += (blocks.first - full.first) * spot.block_weights;
     }
-    while (block < last_block) {
-      if (plan_.adds_lanes) {
-        add_lanes(spot, block++, weights, scratch);
-        weights += plan_.block_weights();
-        continue;
-      }
-      const std::int64_t lane = block * L;
-      if constexpr (PixelTile::kVectors == 2) {
-        if (may_pair && block + 1 < last_block && lane + 2 * L <= plan_.out_channels) {
-          const auto all = mask_between<C>(0, L);
-          const Vector<C> start[2] = {start_of(lane, all), start_of(lane + L, all)};
-          fill_full_tile<2>(spot, lane, weights, start);
-          weights += 2 * spot.block_weights;
-          block += 2;
-          continue;
-        }
-      }
-      const LaneVector<T> lanes(lane, plan_.out_channels, plan_.multiplier);
-      const Vector<C> start[1] = {start_of(lane, lanes.mask)};
-      T* filled = spot.filled + lane;
-      if (plan_.multiplier > 1) {
-        const RepeatedLanes<T> repeated{lanes.x_mask, lanes.index};
-        PixelTile::template fill<1, true>(spot, lanes.x_first(), weights, start, repeated, filled,
-                                          lanes.mask);
-      } else if (!lanes.is_full()) {
-        const TailLanes<T> tail{lanes.mask};
-        PixelTile::template fill<1, true>(spot, lane, weights, start, tail, filled, lanes.mask);
-      } else {
-        fill_full_tile<1>(spot, lane, weights, start);
-      }
-      weights += spot.block_weights;
-      ++block;
+    for (; blocks.first < blocks.last; ++blocks.first, weights += plan_.block_weights()) {
+      plan_.adds_lanes ? add_lanes(spot, blocks.first, weights, scratch)
+                       : fill_some_lanes(spot, blocks.first * L, weights);
     }
   }
 
-  template <int V>
-  HANDCONV_INLINE static void fill_full_tile(const Spot& spot, std::int64_t lane, const C* weights,
-                                             const Vector<C> (&start)[V]) {
-    T* filled = spot.filled + lane;
+  // Fills full vectors of channels, as many as the tiles of a spot take; returns the first that is
+  // left over.
+  std::int64_t fill_full_lanes(const Spot& spot, Range blocks, const C* weights) const {
+    switch (spot.pixels) {
+      case 1:
+        return fill_full_tiles<1, PixelTile::kVectorsOfPixel>(spot, blocks, weights);
+      case 4:
+        return fill_full_pixels<4>(spot, blocks, weights);
+      case 7:
+        return fill_full_pixels<7>(spot, blocks, weights);
+      default:
+        return fill_full_pixels<kMostPixels>(spot, blocks, weights);
+    }
+  }
+
+  template <int P>
+  std::int64_t fill_full_pixels(const Spot& spot, Range blocks, const C* weights) const {
+    if constexpr (PixelTile::kVectors == 1) {
+      if (gather_.kernel_area() >= BlockedTile<C, 1, 1>::kTerms) return blocks.first;
+      const std::int64_t lane = blocks.first * L, count = blocks.last - blocks.first;
+      const auto* bias = static_cast<const T*>(gather_.bias);
+      if (bias) bias += lane;
+      spot.is_interior
+          ? PixelTile::template fill_vectors<P, false>(spot, lane, count, weights, bias)
+          : PixelTile::template fill_vectors<P, true>(spot, lane, count, weights, bias);
+      return larger(blocks.first, blocks.last);
+    } else {
+      const std::int64_t rest = fill_full_tiles<P, PixelTile::kVectors>(spot, blocks, weights);
+      weights += (rest - blocks.first) * spot.block_weights;
+      return fill_full_tiles<P, 1>(spot, {rest, blocks.last}, weights);
+    }
+  }
+
+  // Full vectors, V at a time; returns the first that is left over.
+  template <int P, int V>
+  std::int64_t fill_full_tiles(const Spot& spot, Range blocks, const C* weights) const {
     const Mask<C> all = mask_between<C>(0, L);
-    spot.is_interior ? PixelTile::template fill<V, false>(spot, lane, weights, start,
-                                                          FullLanes<T>{}, filled, all)
-                     : PixelTile::template fill<V, true>(spot, lane, weights, start, FullLanes<T>{},
-                                                         filled, all);
+    std::int64_t block = blocks.first;
+    for (; block + V <= blocks.last; block += V, weights += V * spot.block_weights) {
+      const std::int64_t lane = block * L;
+      Vector<C> start[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) start[v] = start_of(lane + v * L, all);
+      T* filled = spot.filled + lane;
+      spot.is_interior ? PixelTile::template fill<P, V, false>(spot, lane, weights, start,
+                                                               FullLanes<T>{}, filled, all)
+                       : PixelTile::template fill<P, V, true>(spot, lane, weights, start,
+                                                              FullLanes<T>{}, filled, all);
+    }
+    return block;
+  }
+
+  // A vector of lanes that need not be full and may repeat a channel of x.
+  void fill_some_lanes(const Spot& spot, std::int64_t lane, const C* weights) const {
+    const LaneVector<T> lanes(lane, plan_.out_channels, plan_.multiplier);
+    const Vector<C> start[1] = {start_of(lane, lanes.mask)};
+    T* filled = spot.filled + lane;
+    if (plan_.multiplier > 1) {
+      const RepeatedLanes<T> repeated{lanes.x_mask, lanes.index};
+      PixelTile::template fill<kMostPixels, 1, true>(spot, lanes.x_first(), weights, start,
+                                                     repeated, filled, lanes.mask);
+    } else {
+      const TailLanes<T> tail{lanes.mask};
+      PixelTile::template fill<kMostPixels, 1, true>(spot, lane, weights, start, tail, filled,
+                                                     lanes.mask);
+    }
   }
 
   Vector<C> start_of(std::int64_t channel, Mask<C> mask) const {
@@ -268,8 +291,9 @@ class DepthwiseChannelsKernel {
       if (first >= plan_.out_channels) break;
       const auto mask = mask_between<C>(0, plan_.out_channels - first);
       const Vector<C> zero[1] = {};
-      PixelTile::template fill<1, true>(sums_spot, first, weights, zero, TailLanes<T>{mask},
-                                        scratch.sums + v * L, mask_between<C>(0, L));
+      PixelTile::template fill<kMostPixels, 1, true>(sums_spot, first, weights, zero,
+                                                     TailLanes<T>{mask}, scratch.sums + v * L,
+                                                     mask_between<C>(0, L));
     }
     const auto mask = mask_between<C>(0, gather_.filled_channels * gather_.groups - block * L);
     const Vector<C> start = start_of(block * L, mask);

@@ -46,7 +46,7 @@ struct DepthwiseChannelsPlan {
   std::int64_t packed_blocks() const { return packs_all ? blocks : ceil_divide(blocks, chunks); }
 
   WorkspaceSize size() const {
-    const std::int64_t sums = adds_lanes ? PixelTile::kPixels * block_vectors * L : 0;
+    const std::int64_t sums = adds_lanes ? PixelTile::kMostPixels * block_vectors * L : 0;
     return {static_cast<std::size_t>(runs_offset() + run_bytes()),
             kHeaderBytes + static_cast<std::size_t>(step_bytes()) +
                 sizeof(C) * static_cast<std::size_t>(packed_blocks() * block_weights() + sums)};
