@@ -36,7 +36,8 @@ struct UnitColumns {
   using C = Compute<T>;
   static constexpr int kVectors = V, kRows = kPlaneRows<V>, kRowStride = 1;
   static constexpr int kTaps = kPlaneTapsOfStride1;
-  static constexpr std::int64_t kSpan = V * kLanes<C>;  // filled columns of a tile
+  static constexpr std::int64_t kSpan = V * kLanes<C>;             // filled columns of a tile
+  static constexpr std::int64_t kSourceStep = 1, kFilledStep = 1;  // from one to the next
 
   UnitColumns(const AxisTaps& columns, const AxisClass& axis, std::int64_t first, void* scratch)
       : axis_(axis), first_(first), masks_(static_cast<Mask<C>*>(scratch)) {
@@ -48,6 +49,9 @@ struct UnitColumns {
       }
     }
   }
+
+  // The first of the next tile, 0 behind the last.
+  std::int64_t next() const { return first_ + kSpan < axis_.count ? first_ + kSpan : 0; }
 
   template <int K>
   HANDCONV_INLINE void add(Tile<C, kRows, V>& tile, const PlaneLines<T>& lines) const {
@@ -88,6 +92,7 @@ struct PairedColumns {
   static constexpr int kRows = kPlaneRows<V>;
   static constexpr int kTaps = kPlaneTapsOfStride2;
   static constexpr std::int64_t kSpan = V * kLanes<C>;
+  static constexpr std::int64_t kSourceStep = 2, kFilledStep = 1;
 
   PairedColumns(const AxisTaps& columns, const AxisClass& axis, std::int64_t first, void* scratch)
       : axis_(axis), first_(first), masks_(static_cast<PairMask<C>*>(scratch)) {
@@ -98,6 +103,9 @@ struct PairedColumns {
                        columns_inside<C>(start + kLanes<C>, columns.source_size)};
     }
   }
+
+  // The first of the next tile, 0 behind the last.
+  std::int64_t next() const { return first_ + kSpan < axis_.count ? first_ + kSpan : 0; }
 
   template <int K>
   HANDCONV_INLINE void add(Tile<C, kRows, V>& tile, const PlaneLines<T>& lines) const {
@@ -158,6 +166,7 @@ struct InterleavedColumns {
   static constexpr int kVectors = 2, kRows = kPlaneRows<2>, kRowStride = 1;
   static constexpr int kTaps = kPlaneTaps;
   static constexpr std::int64_t kSpan = kLanes<C>;  // of the even class
+  static constexpr std::int64_t kSourceStep = 1, kFilledStep = 2;
 
   InterleavedColumns(const AxisTaps& columns, const AxisClass& even, std::int64_t first,
                      void* scratch)
@@ -171,6 +180,9 @@ struct InterleavedColumns {
         *mask++ = columns_inside<C>(first + tap.offset, columns.source_size);
     }
   }
+
+  // The first of the next tile, 0 behind the last.
+  std::int64_t next() const { return first_ + kSpan < classes_[0].count ? first_ + kSpan : 0; }
 
   template <int K>
   HANDCONV_INLINE void add(Tile<C, kRows, 2>& tile, const PlaneLines<T>& lines) const {

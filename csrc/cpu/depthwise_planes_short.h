@@ -51,12 +51,25 @@ struct ShortPlaneTiles {
         rows.filled_step * gather.filled_strides.row,
         existing,
         tiles,
-        tile_rows * pitch};
+        tile_rows * pitch,
+        ahead()};
     fill_by_taps(first);
     return tiles;
   }
 
  private:
+  // From a tile to that which will fill the same rows of the next columns, or of the first columns
+  // some planes on, in elements.
+  struct Ahead {
+    std::int64_t source, filled;
+  };
+
+  Ahead ahead() const {
+    const std::int64_t next = columns.next(), planes_on = next == 0 ? planes : 0;
+    return {next * Columns::kSourceStep + planes_on * gather.source_strides.channel,
+            next * Columns::kFilledStep + planes_on * gather.filled_area()};
+  }
+
   // The first tile of the first plane.
   struct First {
     PlaneLines<T> lines;
@@ -64,6 +77,7 @@ struct ShortPlaneTiles {
     std::int64_t filled_step;
     int existing;
     std::int64_t tiles, source_step;  // from one to the next
+    Ahead ahead;
   };
 
   HANDCONV_INLINE void fill_by_taps(const First& first) const {
@@ -87,6 +101,7 @@ struct ShortPlaneTiles {
       lines.weights += next.weights - plane.weights;
       T* filled = first.filled + (next.filled - plane.filled);
       for (std::int64_t t = 0; t < (kVectorBytes == 64 ? 1 : first.tiles); ++t) {
+        if constexpr (kVectorBytes < 64) prefetch<K>(first, lines, filled);
         Tile<C, R, V> tile;
         start_with_bias<T>(tile, gather, next);
         columns.template add<K>(tile, lines);
@@ -95,5 +110,19 @@ struct ShortPlaneTiles {
         filled += R * first.filled_step;
       }
     }
+  }
+
+  // A tile touches a line of memory or two of each of its rows, too few for the processor to
+  // foresee the next. Twice as fast where planes come from memory; from the tile's first row on
+  // instead of the first that only it reads, it gained half of that.
+  template <int K>
+  HANDCONV_INLINE static void prefetch(const First& first, const PlaneLines<T>& lines,
+                                       const T* filled) {
+    const T* line = lines.first + (K - 1) * lines.pitch + first.ahead.source;
+#pragma GCC unroll 16
+    for (int q = 0; q < R * Columns::kRowStride; ++q, line += lines.pitch) __builtin_prefetch(line);
+    filled += first.ahead.filled;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r, filled += first.filled_step) __builtin_prefetch(filled, 1);
   }
 };
