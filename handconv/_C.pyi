@@ -45,8 +45,10 @@ def explain(
     algorithm: str,
     x: Tensor,
     w: Tensor,
-    has_bias: bool,
+    y: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
-    height: tuple[int, int, int, int, int, int],
-    width: tuple[int, int, int, int, int, int],
 ) -> list[tuple[dict[str, str], str | None, int]]: ...

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from handconv import _C
 from handconv.functional import (
     Pair,
-    _both,
     _check_tensors,
     _choose,
     _pair,
@@ -119,9 +119,10 @@ def explain(
 ) -> Explanation:
     """Which kernel :func:`handconv.conv2d` and its two gradients would run on, and why.
 
-    The arguments are those of conv2d, and what conv2d refuses this refuses. Nothing is computed;
-    tensors on the meta device do. `device` is "cpu" or "cuda"; without it that of the input, and
-    "cpu" for the meta device. No GPU is needed.
+    The arguments are those of conv2d, and what conv2d refuses this refuses. The gradient of the
+    output is taken to lie in memory as the output does; dtypes are those of autocast inside it.
+    Nothing is computed; tensors on the meta device do. `device` is "cpu" or "cuda"; without it that
+    of the input, and "cpu" for the meta device. No GPU is needed.
 
     Returns:
         For each slot the chosen kernel, the reason of every row before it, FLOPs, bytes and
@@ -131,42 +132,45 @@ def explain(
     _check_tensors("explain", input=input, weight=weight, bias=bias)
     strides = _pair("explain", "stride", stride)
     dilations = _pair("explain", "dilation", dilation)
-    batched = input.unsqueeze(0) if input.dim() == 3 else input
-    if isinstance(padding, str):
-        batched, paddings = _resolve_padding(padding, batched, weight, strides, dilations)
-    else:
-        paddings = _pair("explain", "padding", padding)
-    operands = [None if t is None else t.to("meta") for t in (batched, weight, bias)]
-    output = operation(*operands, strides, paddings, dilations, groups)
-    axes = [
-        (batched.shape[2 + i], weight.shape[2 + i], s, p, d, output.shape[2 + i])
-        for i, (s, p, d) in enumerate(
-            zip(_both(strides), _both(paddings), _both(dilations), strict=True)
-        )
-    ]
     if device is None:
         device = "cuda" if input.is_cuda else "cpu"
-    elements = batched.numel() + weight.numel() + output.numel()
+    x, w = _stand_in(input, device), _stand_in(weight, device)
+    b = None if bias is None else _stand_in(bias, device)
+    if x.dim() == 3:
+        x = x.unsqueeze(0)
+    if isinstance(padding, str):
+        x, paddings = _resolve_padding(padding, x, w, strides, dilations)
+    else:
+        paddings = _pair("explain", "padding", padding)
+    y = operation(x, w, b, strides, paddings, dilations, groups)
+    window = strides, paddings, dilations, groups
     return Explanation(
         *(
             _explain_slot(
                 slot,
                 _C.explain(
-                    device,
-                    slot,
-                    algorithm,
-                    batched,
-                    weight,
-                    bias is not None and slot == "forward",
-                    groups,
-                    *axes,
+                    device, slot, algorithm, x, w, y, b if slot == "forward" else None, *window
                 ),
-                flops=2 * output.numel() * weight[0].numel(),
-                bytes=elements * batched.element_size(),
+                flops=2 * y.numel() * w.shape[1:].numel(),
+                bytes=(x.numel() + w.numel() + y.numel()) * x.element_size(),
             )
             for slot in SLOTS
         )
     )
+
+
+def _stand_in(tensor: Tensor, device: str) -> Tensor:
+    """A tensor without data, with the sizes, strides and dtype that an op on `device` would get."""
+    if tensor.layout != torch.strided:
+        return tensor.to("meta")  # refused where operands are checked
+    like = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if (
+        torch.is_autocast_enabled(device)
+        and like.is_floating_point()
+        and like.dtype != torch.float64
+    ):
+        like = like.to(torch.get_autocast_dtype(device))
+    return like
 
 
 def _explain_slot(

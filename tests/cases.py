@@ -320,6 +320,7 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("output 1x1 of 1292 terms, many samples", (19, 68, 1, 19), 5, (1, 19)),
     _small("output 1x1 of 2275 terms", (1, 65, 5, 7), 9, (5, 7), bias=False),
     _small("output 1x1 of 300 filters", (3, 5, 4, 3), 300, (4, 3)),
+    _small("output 1x1 of 1 filter", (6, 12, 4, 4), 1, 4),
     _small("output 1x1 in groups", (2, 15, 3, 2), 6, (3, 2), stride=2, groups=3),
     _small("1x1 on one pixel in groups", (3, 24, 1, 1), 36, 1, groups=4),
     _small("kernel of the padded image", (1, 6, 4, 5), 5, (6, 9), padding=(1, 2)),

@@ -128,6 +128,40 @@ def test_the_strides_of_a_weight_are_explained_too(algorithm: str) -> None:
             assert torch.equal(found, handconv.conv2d(image, weight, bias, *case.arguments))
 
 
+def test_a_gradient_is_explained_in_the_layout_in_which_it_runs() -> None:
+    """That of the result's memory: one number a sample is contiguous, whatever the image is."""
+    x, w, _, _ = CASES["output 1x1 of 1 filter"].tensors(torch.float32)
+    contiguous = handconv.explain(x, w)
+    mixed = handconv.explain(x.contiguous(memory_format=torch.channels_last), w)
+    assert mixed.forward != contiguous.forward
+    assert mixed.input_grad == contiguous.input_grad
+
+
+@by_algorithm
+@pytest.mark.parametrize("size", [(2, 0, 1, 1), (0, 4, 1, 1), (2, 0, 5, 5), (0, 4, 5, 5)])
+def test_where_nothing_is_multiplied_no_workspace_is_explained(
+    size: tuple[int, ...], algorithm: str
+) -> None:
+    x = torch.ones(size)
+    for kernel in (1, size[2]):
+        w = torch.ones(5, size[1], kernel, kernel)
+        for entry in handconv.explain(x, w, algorithm=algorithm):
+            assert entry.flops == entry.workspace == 0
+
+
+def test_autocast_is_explained() -> None:
+    case = CASES["3x3"]
+    explained = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x, w, _, _ = case.tensors(dtype)
+        explained[dtype] = handconv.explain(x, w, None, *case.arguments)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            explained[dtype, "autocast"] = handconv.explain(x, w, None, *case.arguments)
+    assert explained[torch.float32, "autocast"] == explained[torch.bfloat16]
+    assert explained[torch.float32] != explained[torch.bfloat16]
+    assert explained[torch.float64, "autocast"] == explained[torch.float64]
+
+
 @by_layout
 @pytest.mark.parametrize("groups", [1, 4, 32])
 def test_an_image_of_one_column_runs_as_an_image_of_one_row(groups: int, layout: str) -> None:

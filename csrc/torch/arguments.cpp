@@ -267,6 +267,11 @@ std::array<Int, 4> filled_shape(Slot filled, const GeometryOf<Int>& geometry) {
   }
 }
 
+bool sums_are_empty(Slot filled, const Geometry& geometry) {
+  return filled == Slot::kWeight ? geometry.batch == 0
+                                 : geometry.in_channels == 0 || geometry.out_channels == 0;
+}
+
 at::MemoryFormat filled_format(const at::Tensor& first, const at::Tensor& second) {
   const bool channels_last = first.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
                              second.suggest_memory_format() == at::MemoryFormat::ChannelsLast;

@@ -56,6 +56,9 @@ GeometryOf<Int> make_geometry(Slot filled, const Operands& operands,
 template <class Int>
 std::array<Int, 4> filled_shape(Slot filled, const GeometryOf<Int>& geometry);
 
+// No products are summed into any element: what is left is the bias.
+bool sums_are_empty(Slot filled, const Geometry& geometry);
+
 // Images of one column, as sequences come that are laid along the height, solved as images of one
 // row, which lie in memory alike: kernels go along rows.
 inline Problem one_row_for_one_column(Problem problem) {

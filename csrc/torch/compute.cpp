@@ -28,12 +28,6 @@ WindowOf<int64_t> to_ints(const Window& window) {
           window.groups.expect_int()};
 }
 
-// No products are summed into any element: what is left is the bias.
-bool sums_are_empty(Slot filled, const Geometry& geometry) {
-  return filled == Slot::kWeight ? geometry.batch == 0
-                                 : geometry.in_channels == 0 || geometry.out_channels == 0;
-}
-
 void fill_with_bias(at::Tensor& filled, const std::optional<at::Tensor>& bias) {
   filled.zero_();
   if (bias) filled.add_(bias->reshape({1, -1, 1, 1}));

@@ -89,10 +89,6 @@ Enum parse(const std::string& name, std::initializer_list<Enum> values) {
   throw py::value_error("'" + name + "' is not known here");
 }
 
-using AxisTuple = std::array<std::int64_t, 6>;
-
-Axis to_axis(const AxisTuple& a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
-
 // The strides of the weight that a problem reads, or of that which it fills: dense, in the layout
 // of the images.
 WeightStrides weight_strides(Slot slot, const at::Tensor& w, Layout layout) {
@@ -101,27 +97,47 @@ WeightStrides weight_strides(Slot slot, const at::Tensor& w, Layout layout) {
   return {dense.sample, dense.channel, dense.row, dense.column};
 }
 
+// The problem of filling a slot of F(y, x, w) from the other two. Of the tensors it takes sizes,
+// strides and dtype alone.
+Problem problem_of(Device device, Slot filled, Algorithm wanted, const Operands& operands,
+                   const std::optional<at::Tensor>& bias, const WindowOf<int64_t>& window) {
+  const auto [first, second] = operand_slots(filled);
+  const Layout layout = to_layout(filled_format(operands[first], operands[second]));
+  const at::Tensor& w = operands[Slot::kWeight];
+  const Geometry geometry =
+      make_geometry<int64_t>(filled, operands, bias, operands[filled].sizes().slice(2), window);
+  return one_row_for_one_column({device, filled, to_dtype(w.scalar_type()), layout,
+                                 bias.has_value(), allows_tf32(device), allows_winograd(wanted),
+                                 geometry, weight_strides(filled, w, layout)});
+}
+
+using Pair = std::vector<int64_t>;
+
 // The verdicts of the table's rows on a problem, each as (row, refusal or None, bytes of workspace
-// if it runs). Of x and w it takes sizes and strides alone.
+// if it runs).
 std::vector<py::tuple> explain(const std::string& device, const std::string& slot,
                                const std::string& algorithm, const at::Tensor& x,
-                               const at::Tensor& w, bool has_bias, std::int64_t groups,
-                               const AxisTuple& height, const AxisTuple& width) {
-  const Geometry geometry{x.size(0), groups, x.size(1), w.size(0), to_axis(height), to_axis(width)};
-  const Layout layout = to_layout(filled_format(x, w));
+                               const at::Tensor& w, const at::Tensor& y,
+                               const std::optional<at::Tensor>& bias, const Pair& stride,
+                               const Pair& padding, const Pair& dilation, int64_t groups) {
   const Algorithm wanted = parse(
       algorithm, {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kIm2col, Algorithm::kWinograd});
-  const Device place = parse(device, {Device::kCpu, Device::kCuda});
   const Slot filled = parse(slot, {Slot::kOutput, Slot::kInput, Slot::kWeight});
-  const Problem problem = one_row_for_one_column(
-      {place, filled, to_dtype(x.scalar_type()), layout, has_bias, allows_tf32(place),
-       allows_winograd(wanted), geometry, weight_strides(filled, w, layout)});
+  Operands operands;
+  operands[Slot::kInput] = x;
+  operands[Slot::kWeight] = w;
+  operands[Slot::kOutput] = y;
+  const Problem problem =
+      problem_of(parse(device, {Device::kCpu, Device::kCuda}), filled, wanted, operands, bias,
+                 make_window<int64_t>(stride, padding, dilation, groups));
+  const bool multiplies = operands[filled].numel() > 0 && !sums_are_empty(filled, problem.geometry);
   std::vector<py::tuple> answers;
   for (const auto& [kernel, refusal] : consider(problem, wanted)) {
     if (refusal) {
       answers.push_back(py::make_tuple(describe(*kernel), refusal, 0));
     } else {
-      const auto bytes = Workspace::total_bytes(kernel->workspace(problem), max_threads());
+      const auto bytes =
+          multiplies ? Workspace::total_bytes(kernel->workspace(problem), max_threads()) : 0;
       answers.push_back(py::make_tuple(describe(*kernel), py::none(), bytes));
     }
   }
@@ -159,6 +175,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("winograd_is_allowed", [] { return winograd_switch.load(); });
   module.def("allow_winograd", [](bool allowed) { winograd_switch = allowed; });
   module.def("explain", explain, py::arg("device"), py::arg("slot"), py::arg("algorithm"),
-             py::arg("x"), py::arg("w"), py::arg("has_bias"), py::arg("groups"), py::arg("height"),
-             py::arg("width"));
+             py::arg("x"), py::arg("w"), py::arg("y"), py::arg("bias"), py::arg("stride"),
+             py::arg("padding"), py::arg("dilation"), py::arg("groups"));
 }
