@@ -43,6 +43,8 @@ LARGE_CASES = [
     Case("grouped, large", 3, 80, 22, 31, 72, (3, 3), (2, 2), (1, 1), groups=4, has_bias=True),
     Case("few channels, many pixels", 2, 3, 65, 70, 5, (3, 3), padding=(1, 1)),
     Case("1x1, large", 2, 300, 14, 15, 80, (1, 1)),
+    Case("dilated, large", 2, 40, 30, 33, 40, (3, 3), padding=(4, 4), dilation=(4, 4)),
+    Case("whole windows, large", 20, 60, 3, 3, 300, (3, 3), has_bias=True),
 ]
 
 # Elements before and behind an operand of `guarded`; odd, so that no vector of it is aligned.

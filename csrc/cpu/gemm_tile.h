@@ -95,8 +95,7 @@ template <class C, int R, int V>
     }
     first += gap, second += gap, third += gap;
   } while (--runs > 0);
-  // A copy, with few registers, which need not be read again after every store.
-  std::conditional_t<kVectorBytes == 64, const TileJob<C>&, const TileJob<C>> ending = job;
+  TileEnd<TileJob<C>> ending = job;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2

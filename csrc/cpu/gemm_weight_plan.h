@@ -14,7 +14,7 @@ struct GemmWeightPlan {
     // Lanes in the order of w are stored without a transposition; and packing them puts pixels of x
     // side by side that lie apart.
     lanes_are_inputs = in >= 48 || in >= out || !x_adjoins;
-    if constexpr (kVectorBytes < 64) channels_adjoin = problem.layout == Layout::kNhwc;
+    channels_adjoin = problem.layout == Layout::kNhwc;
     lanes = lanes_are_inputs ? in : out;
     rows = lanes_are_inputs ? out : in;
     groups = g.groups;
@@ -56,7 +56,7 @@ struct GemmWeightPlan {
 
   bool x_adjoins;  // the pixels of x that all of y meet
   bool lanes_are_inputs;
-  bool channels_adjoin;  // of both images; known of tiles of few rows only
+  bool channels_adjoin;  // of both images
   std::int64_t lanes, rows, groups, pixels;
   std::int64_t lane_parts, row_parts, chunks;
   std::int64_t terms;    // of a block, at most

@@ -8,7 +8,8 @@
 //     w[f, k] = sum over n of y[n, f] x[n, k]
 //
 // Lanes are neighbouring k, and w is read or written where it lies: each element of it is used once
-// a sample, which packing would not pay for. What limits is reading w.
+// a sample, which packing would not pay for. 2 FLOPs a sample and element of w: reading w is what
+// limits few samples, and multiplying many.
 
 struct GemvShape {
   std::int64_t batch, groups;
@@ -33,7 +34,8 @@ struct GemvShape {
 };
 
 // Fills y. An item is some filters and some samples; it goes over the terms block by block, so that
-// those of its filters come from L1 for every sample but the first.
+// those of its filters come from the caches for every sample but the first. A tile is kSums sums of
+// one or two samples: with two, F + 2 loads serve 2 F multiply-adds.
 template <class T>
 class GemvKernel {
  public:

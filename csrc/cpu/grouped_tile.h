@@ -63,8 +63,7 @@ template <class C, int R, int P, int K, int STEP, int Q>
       }
     }
   }
-  // A copy, with few registers, which need not be read again after every store.
-  std::conditional_t<kVectorBytes == 64, const GroupedSums<C>&, const GroupedSums<C>> ending = in;
+  TileEnd<GroupedSums<C>> ending = in;
   if (ending.filled) {
 #pragma GCC unroll 2
     for (int row = 0; row < R; ++row) {

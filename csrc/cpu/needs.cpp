@@ -33,8 +33,8 @@ Refusal needs_one_group(const Problem& problem) {
 Refusal needs_whole_windows(const Problem& problem) {
   const Geometry& g = problem.geometry;
   for (const Axis& axis : {g.height, g.width}) {
-    const bool is_whole = axis.kernel == axis.input && (axis.kernel == 1 || axis.dilation == 1);
-    if (!is_whole || axis.padding != 0) return "needs windows that see the whole image";
+    if (axis.kernel != axis.input || axis.padding != 0)
+      return "needs windows that see the whole image";
   }
   const bool nhwc = problem.layout == Layout::kNhwc;
   if (nhwc && g.groups > 1 && g.kernel_area() > 1)

@@ -10,6 +10,7 @@
 //     kernel                   row r                     lane              k
 //     direct.channels          source pixel              filled channel    source channel, by taps
 //     direct.channels, weight  input channel             output channel    pixels along a row of y
+//     direct.gemv, gradients   sample or filter          element of w      filter or sample
 //     im2col                   row of the weight matrix  pixel             row of the column matrix
 // clang-format on
 //
@@ -25,6 +26,11 @@ constexpr int kTileRows = V == 4              ? 6
                           : kVectorBytes < 64 ? 12 / V
                           : V == 2            ? 12
                                               : 14;
+
+// What a tile of S ends with: a copy, with few registers, which need not be read again after every
+// store.
+template <class S>
+using TileEnd = std::conditional_t<kVectorBytes == 64, const S&, const S>;
 
 // Every loop over a tile is unrolled: a run-time index would move its registers to memory.
 template <class C, int R, int V>
