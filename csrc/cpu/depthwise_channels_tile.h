@@ -3,8 +3,9 @@
 // empty; a row of one pixel takes more vectors instead. A row of the kernel is walked in runs of up
 // to 3 taps (depthwise_columns.h): P + 2 loads of source pixels serve 3 P multiply-adds; dilated
 // taps load for themselves. The vectors of a pixel are innermost, which keeps few pages in flight.
-// Tried: software prefetch and non-temporal stores, both slower; 2 rows by 7 pixels by one vector,
-// slower by up to 15%.
+// Tried: software prefetch, slower but for images that no cache holds, which gain little;
+// non-temporal stores, slower; a row by few channels at a time, half as fast; 2 rows by 7 pixels by
+// one vector, slower by up to 15%.
 
 template <class T>
 struct DepthwiseChannelsTile {
