@@ -206,12 +206,11 @@ class DepthwiseChannelsKernel {
     }
   }
 
-  // Fills full vectors of channels, as many as the tiles of a spot take; returns the first that is
-  // left over.
+  // Fills full vectors of channels; returns the first that is left over.
   std::int64_t fill_full_lanes(const Spot& spot, Range blocks, const C* weights) const {
     switch (spot.pixels) {
       case 1:
-        return fill_full_tiles<1, PixelTile::kVectorsOfPixel>(spot, blocks, weights);
+        return fill_full_pixels<1>(spot, blocks, weights);
       case 4:
         return fill_full_pixels<4>(spot, blocks, weights);
       case 7:
@@ -223,7 +222,8 @@ class DepthwiseChannelsKernel {
 
   template <int P>
   std::int64_t fill_full_pixels(const Spot& spot, Range blocks, const C* weights) const {
-    if constexpr (PixelTile::kVectors == 1) {
+    constexpr int V = P == 1 ? PixelTile::kVectorsOfPixel : PixelTile::kVectors;
+    if constexpr (V == 1) {
       if (gather_.kernel_area() >= BlockedTile<C, 1, 1>::kTerms) return blocks.first;
       const std::int64_t lane = blocks.first * L, count = blocks.last - blocks.first;
       const auto* bias = static_cast<const T*>(gather_.bias);
@@ -233,7 +233,7 @@ class DepthwiseChannelsKernel {
           : PixelTile::template fill_vectors<P, true>(spot, lane, count, weights, bias);
       return larger(blocks.first, blocks.last);
     } else {
-      const std::int64_t rest = fill_full_tiles<P, PixelTile::kVectors>(spot, blocks, weights);
+      const std::int64_t rest = fill_full_tiles<P, V>(spot, blocks, weights);
       weights += (rest - blocks.first) * spot.block_weights;
       return fill_full_tiles<P, 1>(spot, {rest, blocks.last}, weights);
     }

@@ -29,7 +29,8 @@ struct DepthwiseChannelsPlan {
     chunks = ceil_divide(bytes, kChunkBytes);
     if (window > kWindowBytes) chunks = larger(chunks, ceil_divide(window, kWindowBytes / 2));
     while (chunks * strips < kItems) chunks *= 2;
-    if (chunks > blocks) chunks = blocks;
+    tile_blocks = gather.columns.filled_size == 1 ? PixelTile::kVectorsOfPixel : 1;
+    chunks = smaller(chunks, ceil_divide(blocks, tile_blocks));
   }
 
   // Of the source rows that a strip reads.
@@ -42,8 +43,12 @@ struct DepthwiseChannelsPlan {
            static_cast<std::int64_t>(sizeof(T));
   }
   std::int64_t block_weights() const { return block_vectors * gather.kernel_area() * L; }
-  std::int64_t chunk_first(std::int64_t chunk) const { return blocks * chunk / chunks; }
-  std::int64_t packed_blocks() const { return packs_all ? blocks : ceil_divide(blocks, chunks); }
+  std::int64_t chunk_first(std::int64_t chunk) const {
+    return smaller(blocks, round_up(blocks * chunk / chunks, tile_blocks));
+  }
+  std::int64_t packed_blocks() const {
+    return packs_all ? blocks : round_up(ceil_divide(blocks, chunks), tile_blocks);
+  }
 
   WorkspaceSize size() const {
     const std::int64_t sums = adds_lanes ? PixelTile::kMostPixels * block_vectors * L : 0;
@@ -68,5 +73,6 @@ struct DepthwiseChannelsPlan {
   bool adds_lanes;
   std::int64_t block_vectors;  // of lanes that make one vector of filled channels
   std::int64_t blocks, strips, chunks;
-  bool packs_all;  // a thread packs the whole weight, once
+  std::int64_t tile_blocks;  // that a tile takes at once, at most
+  bool packs_all;            // a thread packs the whole weight, once
 };
