@@ -70,26 +70,30 @@ Refusal better_by_rows_or_lanes(const Problem& problem) {
              : nullptr;
 }
 
-Refusal small_depthwise_kernel(const Problem& problem) {
+Refusal small_depthwise_kernel(const Problem& problem, int vector_bytes) {
   const Geometry& g = problem.geometry;
   const std::int64_t taps = g.kernel_area();
   if (has_one_row(g) && taps >= (problem.layout == Layout::kNhwc ? 3 : 16)) return nullptr;
   const bool is_dilated = g.height.dilation > 1 || g.width.dilation > 1;
   constexpr Refusal kFewTaps = "few taps do not pay for copying pixels";
+  const bool has_many_registers = vector_bytes == 64;
   if (problem.layout == Layout::kNhwc) {
     // Dilation spreads the pixels that a strip needs over too many rows to stay in the cache, and
-    // float32 has nothing to convert.
-    const std::int64_t few = is_short(problem) ? (is_dilated ? 9 : 25)
-                             : is_dilated || problem.dtype == DType::kFloat32 ? 81
-                                                                              : 25;
+    // float32 has nothing to convert; but in long rows the small tiles of few registers read the
+    // pixels of 7 x 7 taps too often.
+    const bool is_long = g.width.output > 16 && !has_many_registers;
+    const std::int64_t few = is_short(problem)                  ? (is_dilated ? 9 : 25)
+                             : is_dilated                       ? 81
+                             : problem.dtype != DType::kFloat32 ? 25
+                             : is_long                          ? 49
+                                                                : 81;
     return taps >= few ? nullptr : kFewTaps;
   }
   // Rows of NCHW are transposed, which lanes of columns need not be; but short rows leave those
-  // lanes empty, and short types are then converted once.
-  const bool is_narrow = g.width.output <= 14;
-  const std::int64_t fewest = is_short(problem)                               ? 25
-                              : is_narrow && problem.dtype == DType::kFloat32 ? 49
-                                                                              : 81;
+  // lanes empty, few registers hold no 7 weights of a column, and short types are then converted
+  // once.
+  const bool is_narrow = g.width.output <= 14 && problem.dtype == DType::kFloat32;
+  const std::int64_t fewest = is_short(problem) ? 25 : is_narrow || !has_many_registers ? 49 : 81;
   const bool reaches_far = g.height.dilation >= 4 && g.width.dilation >= 4 && taps >= 9;
   return taps >= fewest || reaches_far ? nullptr : kFewTaps;
 }

@@ -30,7 +30,7 @@ Refusal needs_nhwc_and_groups_that_fill(const Problem& problem, int lanes);
 
 // What a later row does better.
 Refusal better_by_rows_or_lanes(const Problem& problem);
-Refusal small_depthwise_kernel(const Problem& problem);
+Refusal small_depthwise_kernel(const Problem& problem, int vector_bytes);
 Refusal not_for_patches(const Problem& problem);
 Refusal not_a_stem(const Problem& problem);
 Refusal too_large_to_convert(const Problem& problem);
