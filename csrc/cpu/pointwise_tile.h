@@ -9,6 +9,8 @@
 // 192 bytes in them. 4 x 3 fit 16 registers. The loop over tiles lies inside: sums of 16 to 64
 // terms are short beside a call. Blocks of 256 terms are added up, which keeps rounding from
 // growing with depth.
+// Where two threads share a core, every instruction besides the multiply-adds counts: with short
+// vectors several terms are added at once, by constant offsets from few pointers.
 // Tried: elements as operands of the multiply-adds in memory; 4 to 14 % slower.
 
 constexpr int kPointwiseVectors = 3;
@@ -18,6 +20,11 @@ constexpr int kPointwiseRows = kVectorBytes == 64 ? (V == 3 ? 9 : 14)
                                : V == 3           ? 4
                                : V == 2           ? 6
                                                   : 12;
+
+constexpr int kPointwiseTerms = kVectorBytes == 64 ? 1 : 4;
+
+// What lies side by side in memory, as far as a tile knows.
+enum class Adjoining { kTerms, kRows, kEither };
 
 // Whether a panel may lie in the image: its last vector is then loaded by a mask, for which 16
 // registers are too few.
@@ -55,14 +62,21 @@ HANDCONV_INLINE void add_target(Vector<C> (&sums)[R][V], const C* target, std::i
   }
 }
 
-template <class C, int R, int V>
+template <class C, int R, int V, Adjoining ADJOINING>
 [[gnu::noinline]] void pointwise_tiles(const PointwiseJob<C>& job, std::int64_t first,
                                        std::int64_t tiles) {
   constexpr int kAhead = 8;  // terms of a panel, asked for while others wait for L2
-  const std::int64_t step = job.row_step, pitch = job.target_pitch;
+  constexpr int kReach = ADJOINING == Adjoining::kRows ? R : kRowsOfPointer;  // rows of a pointer
+  constexpr int kPointers = (R + kReach - 1) / kReach;
+  const std::int64_t step = ADJOINING == Adjoining::kRows ? 1 : job.row_step;
+  const std::int64_t term_step = ADJOINING == Adjoining::kTerms ? 1 : job.term_step;
+  const std::int64_t pitch = job.target_pitch;
+  const std::int64_t panel_pitch = kPanelsInPlace ? job.panel_pitch : V * kLanes<C>;
   const std::int64_t blocks = kBlocksArePasses ? 1 : ceil_divide(job.depth, kPointwiseBlock);
   for (std::int64_t row = first; tiles > 0; --tiles, row += R) {
-    const C *low = job.rows + row * step, *middle = low + 5 * step, *high = middle + 5 * step;
+    const C* rows[kPointers];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPointers; ++p) rows[p] = job.rows + (row + p * kReach) * step;
     const C* panel = job.panel;
     C *target = job.target + row * pitch, *ahead = target;
     int stores_ahead = R;
@@ -74,15 +88,16 @@ template <class C, int R, int V>
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
       }
-      std::int64_t left = job.depth * (block + 1) / blocks - job.depth * block / blocks;
-      for (; left > 0; --left) {
-        // Stores that wait for L3 would hold up the next tile.
+      // Stores that wait for L3 would hold up the next tile.
+      const auto ask_for_target = [&]() __attribute__((always_inline)) {
         if (stores_ahead > 0) {
 #pragma GCC unroll 3
           for (int v = 0; v < V; ++v) __builtin_prefetch(ahead + v * kLanes<C>, 1);
           ahead += pitch;
           --stores_ahead;
         }
+      };
+      const auto add_term = [&]() __attribute__((always_inline)) {
         Vector<C> lanes[V];
 #pragma GCC unroll 3
         for (int v = 0; v < V; ++v) {
@@ -91,16 +106,20 @@ template <class C, int R, int V>
           if constexpr (kVectorBytes == 64) __builtin_prefetch(vector + kAhead * V * kLanes<C>);
         }
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-          const Vector<C> element = in_register(broadcast(((r < 5    ? low
-                                                            : r < 10 ? middle
-                                                                     : high) +
-                                                           r % 5 * step)[0]));
-#pragma GCC unroll 3
-          for (int v = 0; v < V; ++v) sums[r][v] = fma(element, lanes[v], sums[r][v]);
-        }
-        panel += job.panel_pitch;
-        low += job.term_step, middle += job.term_step, high += job.term_step;
+        for (int r = 0; r < R; ++r)
+          add_products(sums[r], rows[r / kReach] + r % kReach * step, lanes);
+        panel += panel_pitch;
+#pragma GCC unroll 4
+        for (int p = 0; p < kPointers; ++p) rows[p] += term_step;
+      };
+      std::int64_t left = job.depth * (block + 1) / blocks - job.depth * block / blocks;
+      for (; left >= kPointwiseTerms; left -= kPointwiseTerms) {
+        ask_for_target();
+#pragma GCC unroll 4
+        for (int term = 0; term < kPointwiseTerms; ++term) add_term();
+      }
+      if constexpr (kPointwiseTerms > 1) {
+        for (; left > 0; --left) add_term();
       }
       if (block > 0) {
 #pragma GCC unroll 16
@@ -151,7 +170,12 @@ template <class C, int V, int... R>
 inline void pointwise_rows(const PointwiseJob<C>& job, std::int64_t rows,
                            std::integer_sequence<int, R...>) {
   using Multiply = void (*)(const PointwiseJob<C>&, std::int64_t, std::int64_t);
-  static constexpr Multiply kByRows[] = {pointwise_tiles<C, R + 1, V>...};
+  constexpr bool kKnows = kPointwiseTerms > 1;
+  constexpr Adjoining kIfTerms = kKnows ? Adjoining::kTerms : Adjoining::kEither;
+  constexpr Adjoining kIfRows = kKnows ? Adjoining::kRows : Adjoining::kEither;
+  static constexpr Multiply kTerms[] = {pointwise_tiles<C, R + 1, V, kIfTerms>...};
+  static constexpr Multiply kRows[] = {pointwise_tiles<C, R + 1, V, kIfRows>...};
+  const Multiply* const kByRows = job.term_step == 1 ? kTerms : kRows;
   const RowTiles tiles(rows, sizeof...(R), true);
   if (tiles.extra > 0) kByRows[tiles.size](job, 0, tiles.extra);
   kByRows[tiles.size - 1](job, tiles.first(tiles.extra), tiles.count - tiles.extra);

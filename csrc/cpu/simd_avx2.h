@@ -69,6 +69,29 @@ inline void add_product(Vector<double>& sum, Vector<double> a, Vector<double> b)
   asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 }
 
+// sums[v] += *element * lanes[v] of a tile that fills all 16 registers: one for the element, which
+// the compiler must not load ahead of its turn.
+inline void add_products(Vector<float> (&sums)[3], const float* element,
+                         const Vector<float> (&lanes)[3]) {
+  Vector<float> value;
+  asm("vbroadcastss %4, %3\n\t"
+      "vfmadd231ps %5, %3, %0\n\t"
+      "vfmadd231ps %6, %3, %1\n\t"
+      "vfmadd231ps %7, %3, %2"
+      : "+v"(sums[0]), "+v"(sums[1]), "+v"(sums[2]), "=&v"(value)
+      : "m"(*element), "v"(lanes[0]), "v"(lanes[1]), "v"(lanes[2]));
+}
+inline void add_products(Vector<double> (&sums)[3], const double* element,
+                         const Vector<double> (&lanes)[3]) {
+  Vector<double> value;
+  asm("vbroadcastsd %4, %3\n\t"
+      "vfmadd231pd %5, %3, %0\n\t"
+      "vfmadd231pd %6, %3, %1\n\t"
+      "vfmadd231pd %7, %3, %2"
+      : "+v"(sums[0]), "+v"(sums[1]), "+v"(sums[2]), "=&v"(value)
+      : "m"(*element), "v"(lanes[0]), "v"(lanes[1]), "v"(lanes[2]));
+}
+
 inline Vector<float> load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vector<double> load(const double* p) { return _mm256_loadu_pd(p); }
 inline Vector<float> load(const BFloat16* p) {

@@ -32,6 +32,15 @@ constexpr int kTileRows = V == 4              ? 6
 template <class S>
 using TileEnd = std::conditional_t<kVectorBytes == 64, const S&, const S>;
 
+// A row of a tile: sums[v] += *element * lanes[v].
+template <class C, std::size_t V>
+HANDCONV_INLINE void add_products(Vector<C> (&sums)[V], const C* element,
+                                  const Vector<C> (&lanes)[V]) {
+  const Vector<C> value = in_register(broadcast(*element));
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < V; ++v) add_product(sums[v], value, lanes[v]);
+}
+
 // Every loop over a tile is unrolled: a run-time index would move its registers to memory.
 template <class C, int R, int V>
 struct Tile {
