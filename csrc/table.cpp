@@ -59,14 +59,52 @@ Refusal refusal_by_algorithm(const Kernel& kernel, const Problem& problem, Algor
   return belongs ? nullptr : "belongs to another algorithm";
 }
 
+// Windows that lie so far apart, or reach so far beyond the image, that sizes and loops of kernels
+// which walk the padded image would have no bound. The columns of im2col lie by outputs and taps.
+bool reaches_far(const Problem& problem) {
+  const auto is_far = [](const Axis& axis) {
+    const std::int64_t far = axis.input + (std::int64_t{1} << 16);
+    return axis.padding > far || axis.stride > far || axis.dilation > far;
+  };
+  return is_far(problem.geometry.height) || is_far(problem.geometry.width);
+}
+
+bool walks_the_image(const Kernel& kernel) {
+  return kernel.device == Device::kCpu && kernel.algorithm != Algorithm::kIm2col &&
+         kernel.algorithm != Algorithm::kReference;
+}
+
+Refusal inability_of(const Kernel& kernel, const Problem& problem) {
+  if (walks_the_image(kernel) && reaches_far(problem))
+    return "needs windows that reach less far beyond the image";
+  return kernel.cannot(problem);
+}
+
+// The bound on what a kernel of the CPU may ask for, by one sample, so that the batch has no say:
+// 16 MiB for each thread, and 64 bytes for each element of the tensors besides as much again for
+// all threads together. Real layers stay below a fifth of the one and half of the other.
+Refusal excess(const Kernel& kernel, Problem problem) {
+  if (!walks_the_image(kernel)) return nullptr;
+  constexpr std::size_t kOfThread = 16 << 20;
+  problem.geometry.batch = 1;
+  const Geometry& g = problem.geometry;
+  const std::int64_t elements = g.in_channels * g.input_area() + g.out_channels * g.output_area() +
+                                g.out_channels * g.in_channels_per_group() * g.kernel_area();
+  const WorkspaceSize size = kernel.workspace(problem);
+  const std::size_t of_all = kOfThread + 64 * static_cast<std::size_t>(elements);
+  return size.per_thread > kOfThread || size.shared > of_all ? "would need too much workspace"
+                                                             : nullptr;
+}
+
 Refusal inability(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
   const Refusal reason = refusal_by_algorithm(kernel, problem, algorithm);
-  return reason ? reason : kernel.cannot(problem);
+  return reason ? reason : inability_of(kernel, problem);
 }
 
 Refusal refusal_of(const Kernel& kernel, const Problem& problem, Algorithm algorithm) {
-  const Refusal reason = inability(kernel, problem, algorithm);
-  return reason ? reason : kernel.should_not(problem);
+  Refusal reason = inability(kernel, problem, algorithm);
+  if (!reason) reason = kernel.should_not(problem);
+  return reason ? reason : excess(kernel, problem);
 }
 
 // What to say where no kernel takes the problem.
@@ -78,7 +116,8 @@ std::string why_none(const Problem& problem, Algorithm algorithm) {
   for (const Kernel& kernel : kernels()) {
     if (!serves(kernel, problem) || kernel.algorithm != algorithm) continue;
     reasons += (reasons.empty() ? "" : "; ") + std::string(kernel.name) + " ";
-    reasons += kernel.cannot(problem);
+    const Refusal reason = inability_of(kernel, problem);
+    reasons += reason ? reason : excess(kernel, problem);
   }
   return text + (reasons.empty() ? "there are no such kernels" : reasons);
 }
@@ -86,7 +125,9 @@ std::string why_none(const Problem& problem, Algorithm algorithm) {
 const Kernel& kernel_forced(const Problem& problem, std::string_view name) {
   for (const Kernel& kernel : kernels()) {
     if (!serves(kernel, problem) || name != kernel.name) continue;
-    if (const Refusal reason = kernel.cannot(problem)) {
+    Refusal reason = inability_of(kernel, problem);
+    if (!reason) reason = excess(kernel, problem);
+    if (reason) {
       throw std::runtime_error(std::string(name) + " was forced, but cannot run this: " + reason);
     }
     return kernel;
@@ -104,15 +145,19 @@ const std::vector<Kernel>& kernels() {
 
 const Kernel& choose(const Problem& problem, Algorithm algorithm) {
   if (const char* name = forced_name.load()) return kernel_forced(problem, name);
-  const Kernel* able = nullptr;  // the first that can, though a later row should do better
+  const auto is_able = [&](const Kernel& kernel) {
+    return serves(kernel, problem) && !inability(kernel, problem, algorithm);
+  };
   for (const Kernel& kernel : kernels()) {
-    if (!serves(kernel, problem) || inability(kernel, problem, algorithm)) continue;
-    if (kernel.algorithm == Algorithm::kReference && able) break;
-    if (!kernel.should_not(problem)) return kernel;
-    if (!able) able = &kernel;
+    if (kernel.algorithm != Algorithm::kReference && is_able(kernel) &&
+        !kernel.should_not(problem) && !excess(kernel, problem))
+      return kernel;
   }
-  if (!able) throw std::runtime_error(why_none(problem, algorithm));
-  return *able;
+  // The first that can, though a later row should do better.
+  for (const Kernel& kernel : kernels()) {
+    if (is_able(kernel) && !excess(kernel, problem)) return kernel;
+  }
+  throw std::runtime_error(why_none(problem, algorithm));
 }
 
 std::vector<Verdict> consider(const Problem& problem, Algorithm algorithm) {

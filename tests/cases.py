@@ -271,6 +271,14 @@ SMALL_CASES: tuple[Case, ...] = (
         "1x4 with gaps on long lines", (1, 17, 3, 1401), 18, (2, 4), stride=(1, 2), dilation=(1, 3)
     ),
     _small("1x3 on a long line", (1, 7, 2, 1100), 5, (1, 3), stride=(2, 1), padding=(0, 1)),
+    _small(
+        "parts of a line, the rest shorter than the stride",
+        (1, 5, 4, 600),
+        3,
+        (3, 260),
+        stride=(2, 256),
+        padding=(1, 0),
+    ),
     # Stride.
     _small("3x3 stride 2", (2, 17, 9, 14), 18, 3, stride=2, padding=1),
     _small("stride 2 with a rest", (1, 5, 8, 10), 4, 3, stride=2),
@@ -316,6 +324,7 @@ SMALL_CASES: tuple[Case, ...] = (
     # Edges.
     _small("padding above kernel", (1, 4, 5, 6), 3, 3, padding=(5, 4), bias=False),
     _small("padding above image", (1, 3, 2, 3), 4, 2, stride=2, padding=4),
+    _small("no window sees a pixel", (1, 65, 8, 1), 66, 3, stride=2, padding=3, dilation=2),
     _small("output 1x1", (2, 9, 5, 7), 10, (5, 7)),
     _small("output 1x1 of 1292 terms, many samples", (19, 68, 1, 19), 5, (1, 19)),
     _small("output 1x1 of 2275 terms", (1, 65, 5, 7), 9, (5, 7), bias=False),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import MEMORY_FORMATS
 from helpers import ALGORITHMS, on_cpu, placed, raised
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,3 +99,80 @@ def test_conv_transpose2d(data: st.DataObject) -> None:
     keywords["output_padding"] = data.draw(pairs(0, 2) | pairs(-1, 1), "output_padding")
     arguments = data.draw(tensors(keywords["groups"], transposed=True))
     check(handconv.conv_transpose2d, on_cpu(F.conv_transpose2d), arguments, keywords)
+
+
+# Windows that reach far beyond the image, or lie far apart: (C, OC, groups), padding, stride and
+# dilation of a 3x3 window on 8x8 pixels.
+CHANNELS = {"dense": (5, 3, 1), "stem": (3, 17, 1), "groups": (16, 16, 2), "depthwise": (8, 8, 8)}
+FAR = {
+    "dilated": (10**6, 1, 10**6),
+    "dilated beyond all memory": (2**55, 1, 2**55),
+    "strided": (2**24, 2**24, 1),
+    "strided beyond all memory": (2**60, 2**60, 1),
+}
+
+
+@pytest.mark.parametrize("layout", MEMORY_FORMATS)
+@pytest.mark.parametrize("far", FAR)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_windows_that_reach_far(channels: str, far: str, layout: str) -> None:
+    ic, oc, groups = CHANNELS[channels]
+    padding, stride, dilation = FAR[far]
+    window = ([stride] * 2, [padding] * 2, [dilation] * 2, groups)
+    x = integers(2, ic, 8, 8).float().contiguous(memory_format=MEMORY_FORMATS[layout])
+    w = integers(oc, ic // groups, 3, 3).float()
+    y = handconv.conv2d(x, w, None, *window)
+    gradient = integers(*y.shape).float().contiguous(memory_format=MEMORY_FORMATS[layout])
+    x_grad = torch.ops.handconv.conv2d_input_grad(gradient, w, None, (8, 8), *window)
+    w_grad = torch.ops.handconv.conv2d_weight_grad(gradient, x, (3, 3), *window)
+
+    expected = torch.zeros_like(y)
+    expected_x, expected_w = torch.zeros_like(x), torch.zeros_like(w)
+    if stride == 1:  # the middle tap alone sees the image
+        middle = w[:, :, 1:2, 1:2]
+        expected = F.conv2d(x, middle, groups=groups)
+        expected_x = torch.nn.grad.conv2d_input(x.shape, middle, gradient, groups=groups)
+        seen = torch.nn.grad.conv2d_weight(x, middle.shape, gradient, groups=groups)
+        expected_w[:, :, 1:2, 1:2] = seen
+    else:  # the middle one of 3x3 windows alone does
+        corner, seen_by = x[:, :, :3, :3].contiguous(), gradient[:, :, 1:2, 1:2].contiguous()
+        expected[:, :, 1:2, 1:2] = F.conv2d(corner, w, groups=groups)
+        expected_x[:, :, :3, :3] = torch.nn.grad.conv2d_input(
+            corner.shape, w, seen_by, groups=groups
+        )
+        expected_w = torch.nn.grad.conv2d_weight(corner, w.shape, seen_by, groups=groups)
+    assert torch.equal(y, expected)
+    assert torch.equal(x_grad, expected_x)
+    assert torch.equal(w_grad, expected_w)
+
+
+# Shapes that strips of padded rows, or tables of masks, would make large.
+BULKY = {
+    "a long line": ((1, 2, 1, 10**6), (32, 2, 1, 3), 1, 1),
+    "a long line of one channel": ((1, 1, 1, 10**6), (1, 1, 1, 2**12), 0, 1),
+    "far taps": ((1, 64, 512, 512), (64, 8, 3, 3), 128, 128),
+    "taps beyond the image": ((1, 64, 33, 33), (64, 8, 3, 3), 200, 200),
+    "far taps, depthwise": ((1, 32, 256, 256), (32, 1, 3, 3), 2000, 2000),
+    "a large image": ((1, 3, 4096, 4096), (64, 3, 7, 7), 3, 1),
+}
+
+
+@pytest.mark.parametrize("layout", MEMORY_FORMATS)
+@pytest.mark.usefixtures("restored_threads")
+@pytest.mark.parametrize("shape", BULKY)
+def test_workspace_is_bounded(shape: str, layout: str) -> None:
+    x_shape, w_shape, padding, dilation = BULKY[shape]
+    x = torch.empty(x_shape, device="meta").to(memory_format=MEMORY_FORMATS[layout])
+    w = torch.empty(w_shape, device="meta")
+    groups = x_shape[1] // w_shape[1]
+    window = (1, padding, dilation, groups)
+    elements = x.numel() + w.numel() + F.conv2d(x, w, None, *window).numel()
+
+    def workspaces(threads: int) -> list[int]:
+        torch.set_num_threads(threads)
+        return [e.workspace for e in handconv.explain(x, w, None, *window, device="cpu")]
+
+    for alone, two in zip(workspaces(1), workspaces(2), strict=True):
+        of_thread = two - alone
+        assert of_thread <= 16 << 20
+        assert alone - of_thread <= (16 << 20) + 64 * elements

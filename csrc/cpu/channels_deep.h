@@ -62,8 +62,9 @@ class DeepChannelsKernel {
         bias_(workspace.shared<C>()),
         strips_(bias_ + ChannelsSums<T>::biases(gather, plan_)) {
     constexpr std::int64_t kStrips = (8 << 20) / sizeof(C), kTotals = (256 << 10) / sizeof(C);
-    const std::int64_t fit =
-        smaller(kStrips / strips_of_sample(), kTotals / (plan_.item_panels * totals_of_sample()));
+    // Where no window sees a pixel the strips are empty.
+    const std::int64_t fit = smaller(kStrips / larger(1, strips_of_sample()),
+                                     kTotals / (plan_.item_panels * totals_of_sample()));
     samples_ = smaller(gather.batch, larger(1, smaller(fit, 8)));
   }
 

@@ -21,19 +21,24 @@ inline Range positions_inside(const AxisTaps& axis, const AxisClass& part, std::
 }
 
 // Long rows are cut into parts, each a gather of its own: one would be too much for the caches, and
-// the only row of a one-dimensional image is all there is to share out.
+// the only row of a one-dimensional image is all there is to share out. Every part has positions of
+// every class, so that all see the packed weight alike: a rest shorter than that joins the last one.
 class ColumnParts {
  public:
   explicit ColumnParts(const Gather& gather) : columns_(gather.columns.filled_size) {
     constexpr std::int64_t kLong = 512;
     const std::int64_t step = gather.columns.classes()[0].step;
     size_ = round_up(ceil_divide(columns_, ceil_divide(columns_, kLong)), step);
+    const std::int64_t whole = columns_ / size_, rest = columns_ % size_;
+    count_ = larger(1, rest < step ? whole : whole + 1);
   }
-  std::int64_t count() const { return ceil_divide(columns_, size_); }
-  Range columns(std::int64_t i) const { return {i * size_, smaller((i + 1) * size_, columns_)}; }
+  std::int64_t count() const { return count_; }
+  Range columns(std::int64_t i) const {
+    return {i * size_, i == count_ - 1 ? columns_ : (i + 1) * size_};
+  }
 
  private:
-  std::int64_t columns_, size_;
+  std::int64_t columns_, size_, count_;
 };
 
 template <class C>
