@@ -17,7 +17,8 @@ class allow_winograd:
         with handconv.allow_winograd(False):
             ...
 
-    ``algorithm="winograd"`` runs whatever the switch says.
+    A backward pass obeys the switch as it stands when it runs, not as it stood in the forward
+    pass. ``algorithm="winograd"`` runs whatever the switch says.
     """
 
     def __init__(self, allowed: bool) -> None:

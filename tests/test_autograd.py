@@ -303,6 +303,15 @@ def test_backward_releases_what_was_kept() -> None:
     assert result.grad_fn is not None  # the node is still there, without its tensors
 
 
+def test_nodes_have_names() -> None:
+    x, w, _, _ = tensors_of(CASES["3x3"], torch.float32)
+    y = handconv.conv2d(x.requires_grad_(), w, padding=1)
+    assert y.grad_fn is not None and y.grad_fn.name() == "HandconvConv2dBackward"
+    (gradient,) = torch.autograd.grad(y, x, y, create_graph=True)
+    assert gradient.grad_fn is not None
+    assert gradient.grad_fn.name() == "HandconvConv2dInputGradBackward"
+
+
 def test_nothing_is_kept_without_need() -> None:
     case = CASES["3x3"]
     x, w, _, _ = tensors_of(case, torch.float32)

@@ -21,8 +21,8 @@ inline Range positions_inside(const AxisTaps& axis, const AxisClass& part, std::
 }
 
 // Long rows are cut into parts, each a gather of its own: one would be too much for the caches, and
-// the only row of a one-dimensional image is all there is to share out. Every part has positions of
-// every class, so that all see the packed weight alike: a rest shorter than that joins the last one.
+// the only row of a one-dimensional image is all there is to share out. Every part has positions
+// of every class, so that all see the packed weight alike: a shorter rest joins the last one.
 class ColumnParts {
  public:
   explicit ColumnParts(const Gather& gather) : columns_(gather.columns.filled_size) {

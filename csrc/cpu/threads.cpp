@@ -62,8 +62,8 @@ void parallel_for(std::int64_t count, std::int64_t cost,
       at::in_parallel_region() ? 1
                                : std::min<std::int64_t>(max_threads(), (count + grain - 1) / grain);
   if (threads <= 1) {
-    const int thread = at::get_thread_num();
-    for (std::int64_t item = 0; item < count; ++item) body(context, item, thread);
+    // Not at::get_thread_num(), which inside of a region that is not ours has no bound here.
+    for (std::int64_t item = 0; item < count; ++item) body(context, item, 0);
     return;
   }
   Shares shares(count, threads);

@@ -37,7 +37,11 @@ struct WeightPlan {
     // A weight tensor that is filled is contiguous or channels_last.
     channels_innermost = problem.w_strides.in_channel == 1;
     choose_sides();
+    // The offsets of a pixel pair have 32 bits.
+    const std::int64_t largest =
+        larger(g.in_channels * g.input_area(), g.out_channels * g.output_area());
     rows_in_place = taps() == 1 && problem.layout == Layout::kNhwc &&
+                    largest <= std::int64_t{INT32_MAX} &&
                     (problem.dtype == DType::kFloat32 || problem.dtype == DType::kFloat64);
     // Pixels that lie far apart would meet in the same sets of the first-level cache.
     constexpr std::int64_t kFarBytes = 2048;

@@ -131,7 +131,10 @@ struct Conv2dBackward : public torch::autograd::Node {
   std::array<SavedVariable, kSlotCount> saved;
 
   std::string name() const override {
-    return std::string("Handconv") + operation_name(state.filled);
+    constexpr const char* kNames[kSlotCount] = {"HandconvConv2dBackward",
+                                                "HandconvConv2dInputGradBackward",
+                                                "HandconvConv2dWeightGradBackward"};
+    return kNames[static_cast<int>(state.filled)];
   }
 
   variable_list apply(variable_list&& gradients) override {
