@@ -7,7 +7,7 @@
 //                           panel[(s * depth + k) * lanes + lane]
 //
 // 8 x 3 vectors use 24 of the 32 AVX-512 registers for sums and 3 for the panel: 24 multiply-adds
-// for 11 loads. With 16 registers 6 x 2 fit; 4 x 3 leave none to spare, and the compiler spills.
+// for 11 loads. With 16 registers 6 x 2 fit; 4 x 3, which leave none to spare, gained nothing.
 // Tried: elements as operands in memory, as in gemm_tile.h; slower beside the prefetches.
 
 constexpr int kPackedRows = kVectorBytes == 64 ? 8 : 6;

@@ -45,11 +45,6 @@ class GroupedKernel {
     LinesAhead* ahead = nullptr;
   };
 
-  // A tile: its vector of channels, counted from the item's, and its first row and column.
-  struct Place {
-    std::int64_t block, row, column;
-  };
-
   GroupedKernel(const Gather& gather, const Workspace& workspace)
       : gather_(gather),
         plan_(gather),
@@ -152,75 +147,89 @@ class GroupedKernel {
     for (std::int64_t i = columns.first; i < columns.last; ++i) store(line + i * L, Vector<C>{});
   }
 
-  // A row of tiles.
+  // A row of tiles: what they have in common, as far as it is found once.
+  struct TileRow {
+    const AxisClass& columns;
+    std::int64_t exist_rows, lanes;  // that exist, of a tile's rows and of the block
+    const C* source;                 // what the pixel of column 0 reads through a tap of offset 0
+    T* filled;                       // that pixel
+    const C *weights, *bias;
+  };
+
   void fill_rows(const Item& item, const ClassPair& pair, std::int64_t block,
                  std::int64_t row) const {
-    const std::int64_t last = smaller(item.columns.last, pair.columns.count);
+    const AxisClass &rows = pair.rows, &columns = pair.columns;
+    const std::int64_t whole_block = item.first_block + block;
+    const std::int64_t row_step = plan_.rows_reach.step * plan_.row_elements();
+    const std::int64_t exist_rows = smaller(item.rows.last, rows.count) - row;
+    const std::int64_t last = smaller(item.columns.last, columns.count);
+    const ImageStrides& strides = gather_.filled_strides;
+    const TileRow tiles{
+        columns,
+        exist_rows,
+        smaller(L, plan_.channels - whole_block * L),
+        item.source + (row - item.rows.first) * row_step + block * plan_.line -
+            (item.columns.first * columns.source_step + plan_.columns_reach.first) * L,
+        static_cast<T*>(gather_.filled) + item.n * strides.sample + whole_block * L +
+            (rows.first + row * rows.step) * strides.row + columns.first * strides.column,
+        tables_.weights(whole_block) + pair.weights,
+        tables_.bias(whole_block)};
+    GroupedSums<C> sums;  // an initialiser would set it to zero before
+    sums.source_row = exist_rows > 1 ? row_step : 0;
+    sums.step = columns.source_step;
+    sums.rows = rows.taps;
+    sums.first_row = plan_.rows_reach.first;
+    sums.line = plan_.row_elements();
+    sums.channels = gather_.source_channels;
+    sums.sums = item.sums;
+    sums.filled_row = rows.step * strides.row;
+    sums.filled_column = columns.step * strides.column;
+    sums.adjacent = tables_.adjacent();
     for (std::int64_t column = item.columns.first; column < last;) {
-      const Place place{block, row, column};
+      const std::int64_t left = last - column;
       if (plan_.tile_columns != kGroupedPixels) {
-        fill_tile<1, kGroupedLongRow>(item, pair, place);
+        fill_tile<1, kGroupedLongRow>(item, tiles, column, left, sums);
         column += kGroupedLongRow;
-      } else if (last - column >= kGroupedWidePixels && pair.columns.taps.count <= 2) {
-        fill_tile<kGroupedRows, kGroupedWidePixels>(item, pair, place);
+      } else if (left >= kGroupedWidePixels && columns.taps.count <= 2) {
+        fill_tile<kGroupedRows, kGroupedWidePixels>(item, tiles, column, left, sums);
         column += kGroupedWidePixels;
-      } else if (last - column > kGroupedFewPixels) {
-        fill_tile<kGroupedRows, kGroupedPixels>(item, pair, place);
+      } else if (left > kGroupedFewPixels) {
+        fill_tile<kGroupedRows, kGroupedPixels>(item, tiles, column, left, sums);
         column += kGroupedPixels;
       } else {
-        fill_tile<kGroupedRows, kGroupedFewPixels>(item, pair, place);
+        fill_tile<kGroupedRows, kGroupedFewPixels>(item, tiles, column, left, sums);
         column += kGroupedFewPixels;
       }
     }
   }
 
+  // The tile of the row that begins at `column`, of which `left` are left.
   template <int R, int P>
-  void fill_tile(const Item& item, const ClassPair& pair, const Place& place) const {
-    const AxisClass &rows = pair.rows, &columns = pair.columns;
-    const std::int64_t block = item.first_block + place.block, step = columns.source_step;
-    const std::int64_t row_elements = plan_.row_elements();
-    const std::int64_t row_step = plan_.rows_reach.step * row_elements;
-    const std::int64_t exist_rows = smaller(item.rows.last, rows.count) - place.row;
-    const std::int64_t exist_columns = smaller(item.columns.last, columns.count) - place.column;
-    const ImageStrides& strides = gather_.filled_strides;
-    T* to = static_cast<T*>(gather_.filled) + item.n * strides.sample + block * L +
-            (rows.first + place.row * rows.step) * strides.row +
-            (columns.first + place.column * columns.step) * strides.column;
+  void fill_tile(const Item& item, const TileRow& tiles, std::int64_t column, std::int64_t left,
+                 GroupedSums<C>& sums) const {
+    const AxisClass& columns = tiles.columns;
     // Where vectors are short, what a tile fills is little beside the work of asking for it.
     if constexpr (kVectorBytes == 64) item.ahead->advance(R * P / 2);
-    const bool whole = exist_rows >= R && exist_columns >= P && (block + 1) * L <= plan_.channels;
-    GroupedSums<C> sums;  // an initialiser would set it to zero before
-    sums.source_row = exist_rows > 1 ? row_step : 0;
-    sums.step = step;
-    sums.rows = rows.taps;
-    sums.first_row = plan_.rows_reach.first;
-    sums.line = row_elements;
-    sums.channels = gather_.source_channels;
-    sums.weights = tables_.weights(block) + pair.weights;
-    sums.bias = tables_.bias(block);
-    sums.sums = item.sums;
+    const bool whole = tiles.exist_rows >= R && left >= P && tiles.lanes == L;
+    T* const to = tiles.filled + column * sums.filled_column;
+    const C* const source = tiles.source + column * sums.step * L;
+    sums.weights = tiles.weights;
+    sums.bias = tiles.bias;
     sums.filled = nullptr;
-    sums.filled_row = rows.step * strides.row;
-    sums.filled_column = columns.step * strides.column;
-    sums.adjacent = tables_.adjacent();
-    const C* source = item.source + (place.row - item.rows.first) * row_step +
-                      place.block * plan_.line +
-                      ((place.column - item.columns.first) * step - plan_.columns_reach.first) * L;
     Tables::for_runs(columns, [&](Run run) {
       sums.source = source + Tables::ascending(columns, run.first).offset * L;
       if constexpr (std::is_same_v<T, C>) {
         if (whole && run.first + run.count == columns.taps.count) sums.filled = to;
       }
-      visit_held(L / gather_.source_channels,
-                 [&](auto held) { add_taps<R, P, decltype(held)::value>(sums, run.count); });
-      sums.weights += rows.taps.count * run.count * gather_.source_channels * L;
+      visit_held(held_, [&](auto held) { add_taps<R, P, decltype(held)::value>(sums, run.count); });
+      sums.weights += sums.rows.count * run.count * sums.channels * L;
       sums.bias = nullptr;
     });
     if (sums.filled) return;
     if (sums.bias) fill_with_bias<R * P>(sums);
-    const auto mask = mask_between<C>(0, plan_.channels - block * L);
-    for (int r = 0; r < R && r < exist_rows; ++r) {
-      for (int p = 0; p < P && p < exist_columns; ++p) {
+    const auto mask = mask_between<C>(0, tiles.lanes);
+    for (int r = 0; r < R && r < tiles.exist_rows; ++r) {
+      for (int p = 0; p < P && p < left; ++p) {
         store_masked(to + r * sums.filled_row + p * sums.filled_column,
                      permute(load(item.sums + (r * P + p) * L), tables_.adjacent()), mask);
       }
@@ -262,6 +271,7 @@ class GroupedKernel {
   }
 
   const Gather& gather_;
+  const std::int64_t held_ = L / gather_.source_channels;  // groups of a vector
   const Plan plan_;
   const Tables tables_;
   const Workspace& workspace_;
