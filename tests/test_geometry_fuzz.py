@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import MEMORY_FORMATS
-from helpers import ALGORITHMS, on_cpu, placed, raised
-from hypothesis import given, settings
+from cases import MEMORY_FORMATS, Case
+from helpers import (
+    ALGORITHMS,
+    agrees,
+    each_kernel,
+    exact,
+    on_cpu,
+    operands_of,
+    placed,
+    raised,
+    run,
+)
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -99,6 +110,44 @@ def test_conv_transpose2d(data: st.DataObject) -> None:
     keywords["output_padding"] = data.draw(pairs(0, 2) | pairs(-1, 1), "output_padding")
     arguments = data.draw(tensors(keywords["groups"], transposed=True))
     check(handconv.conv_transpose2d, on_cpu(F.conv_transpose2d), arguments, keywords)
+
+
+# Every kernel, on windows that meet long lines, see nothing, or skip most of the image.
+
+SHORT = ((1, 6), [1, 2, 3], [1, 2, 5], [0, 1, 4], [1, 2, 3])
+LONG = ((1, 1300), [1, 3, 33, 260], [1, 2, 64, 256], [0, 1, 16, 600], [1, 2, 16, 64])
+
+
+@st.composite
+def unusual_cases(draw: st.DrawFn) -> Case:
+    def axis(long: bool) -> tuple[int, ...]:
+        size, *others = LONG if long else SHORT
+        return (draw(st.integers(*size)), *(draw(st.sampled_from(values)) for values in others))
+
+    which = draw(st.sampled_from(["height", "width", "neither"]))
+    axes = axis(which == "height"), axis(which == "width")
+    for size, kernel, _, padding, dilation in axes:
+        assume(size + 2 * padding >= dilation * (kernel - 1) + 1)
+    (h, kh, *_), (w, kw, *_) = axes
+    stride, padding, dilation = zip(*(a[2:] for a in axes), strict=True)
+    groups = draw(st.sampled_from([1, 1, 2, 8]))
+    channels = [1, 3, 8] if groups > 1 else [1, 3, 17, 64]
+    ic, oc = (groups * draw(st.sampled_from(channels)) for _ in range(2))
+    case = Case("unusual", draw(st.sampled_from([1, 2])), ic, h, w, oc, (kh, kw))
+    case = replace(case, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    assume(case.flops <= 1e7)
+    return case
+
+
+@pytest.mark.parametrize("slot", ["forward", "input_grad", "weight_grad"])
+@settings(max_examples=400)
+@given(case=unusual_cases(), layout=st.sampled_from(sorted(MEMORY_FORMATS)))
+def test_every_kernel_on_unusual_geometry(case: Case, slot: str, layout: str) -> None:
+    operands = operands_of(case, slot, torch.float32, layout)
+    expected = exact(case, slot).float()
+    for kernel, result in each_kernel(case, slot, operands):
+        assert agrees(kernel, result, expected), kernel.name
+    assert torch.allclose(run(case, slot, operands), expected, atol=0.5, rtol=1e-3)
 
 
 # Windows that reach far beyond the image, or lie far apart: (C, OC, groups), padding, stride and
