@@ -5,7 +5,7 @@ training flags, names and whoever else holds the module stay as they are.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -119,9 +119,17 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _reason_against(module: nn.Module) -> str | None:
     """Why one of torch's convolutions is not to be converted; None if it is."""
-    base = _torch_class(type(module))
+    return departure(module, _REPLACEMENTS)
+
+
+def departure(module: nn.Module, known: Container[type]) -> str | None:
+    """How a module departs from what the known class that it derives from computes.
+
+    None if it does not. Its hooks are not looked at.
+    """
+    base = next(cls for cls in type(module).__mro__ if cls in known)
     for name in _OVERRIDABLE:
-        if getattr(type(module), name) is not getattr(base, name):
+        if getattr(type(module), name, None) is not getattr(base, name, None):
             return f"its class overrides {name}"
         if name in vars(module):
             return f"it has a {name} of its own"

@@ -15,9 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handconv.conversion import departure
 from handconv.modules import Conv2d
 
 Pair = tuple[int, int]
+
+_KNOWN = (Conv2d, nn.Conv2d, nn.BatchNorm2d, nn.Identity, nn.Sequential)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class CannotFuse(ValueError):
@@ -44,12 +48,14 @@ def fuse_branches(*branches: nn.Module) -> Conv2d:
             nn.Conv2d or nn.Identity and an nn.BatchNorm2d. Kernels may differ in size, biases may
             be missing; stride, groups, channels and (for kernels larger than one element) dilation
             must agree, and the outputs must lie over the same input. Batch normalisation must be
-            in evaluation mode, with running statistics.
+            in evaluation mode, with running statistics. Subclasses may be among them if they
+            compute as these classes do, and parametrized modules, but none with hooks.
 
     Returns:
         A :class:`handconv.Conv2d` with a bias, of the dtype and on the device of the branches,
         whose output equals the sum of theirs up to rounding. The weights are summed in float64. It
-        has parameters of its own, and is in evaluation mode if the first branch is.
+        has parameters of its own, and is in evaluation mode if the first branch is. Its `algorithm`
+        is that of the convolutions if they have one and the same, "auto" otherwise.
 
     Raises:
         CannotFuse: a ValueError with the reason.
@@ -78,6 +84,7 @@ def fuse_branches(*branches: nn.Module) -> Conv2d:
         dtype=reference.dtype,
     )
     fused.load_state_dict({"weight": weight, "bias": sum(branch.bias for branch in folded)})
+    fused.algorithm = _common_algorithm([conv for conv, _ in parts if conv is not None])
     return fused.train(branches[0].training)
 
 
@@ -98,6 +105,10 @@ _Parts = tuple[nn.Conv2d | None, nn.BatchNorm2d | None]
 def _parts(branch: nn.Module) -> _Parts:
     """The convolution and the normalisation of a branch; None, None is the identity."""
     modules = list(branch) if isinstance(branch, nn.Sequential) else [branch]
+    for module in (branch, *modules):
+        reason = peculiarity(module)
+        if reason is not None:
+            raise CannotFuse(f"{type(module).__name__}: {reason}")
     modules = [m for m in modules if not isinstance(m, nn.Identity)]
     conv = modules[0] if modules and isinstance(modules[0], nn.Conv2d) else None
     modules = modules[1:] if conv else modules
@@ -112,6 +123,26 @@ def _parts(branch: nn.Module) -> _Parts:
     if conv is not None and conv.padding_mode != "zeros":
         raise CannotFuse(f"padding mode {conv.padding_mode!r}: only zeros add up")
     return conv, norm
+
+
+def peculiarity(module: nn.Module) -> str | None:
+    """Why a call of a module may do something else than its kind does; None if it does not.
+
+    Modules of no kind that fusion knows have no peculiarity.
+    """
+    if not isinstance(module, _KNOWN):
+        return None
+    return "it has hooks" if has_hooks(module) else departure(module, _KNOWN)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything else is run when the module, or its derivative, is."""
+    return any(getattr(module, name) for name in _HOOKS)
+
+
+def _common_algorithm(convs: Sequence[nn.Conv2d]) -> str:
+    found = {conv.algorithm if isinstance(conv, Conv2d) else "auto" for conv in convs}
+    return found.pop() if len(found) == 1 else "auto"
 
 
 def _pattern(parts: Sequence[_Parts]) -> _Pattern:

@@ -9,12 +9,60 @@ import torch
 import torch.nn.functional as F
 from repvgg import RepVGGBlock, norm
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import handconv
 
 
 def conv(k: int | tuple[int, int] = 3, c: int = 4, oc: int = 4, **keywords: object) -> nn.Conv2d:
     return nn.Conv2d(c, oc, k, **keywords)  # type: ignore[arg-type]
+
+
+class Renamed(nn.Conv2d):
+    """A subclass that computes as torch does."""
+
+
+class Standardized(nn.Conv2d):
+    """A subclass with a convolution of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return F.conv2d(input, weight, self.bias, padding=self.padding)
+
+
+class ConvolutionAndRelu(handconv.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(super().forward(input))
+
+
+class NormalizationAndRelu(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(super().forward(input))
+
+
+class Doubled(nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+class Negated(nn.Identity):
+    def forward(self, input: Tensor) -> Tensor:
+        return -input
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return module
+
+
+def pre_hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    return module
+
+
+def patched(module: nn.Module) -> nn.Module:
+    module.forward = F.relu  # type: ignore[assignment]
+    return module
 
 
 FUSABLE: dict[str, Callable[[], list[nn.Module]]] = {
@@ -41,6 +89,12 @@ FUSABLE: dict[str, Callable[[], list[nn.Module]]] = {
     "valid": lambda: [conv(3, padding="valid"), conv(3)],
     "one convolution and its normalisation": lambda: [nn.Sequential(conv(), norm(4))],
     "handconv's own modules": lambda: [handconv.Conv2d(4, 4, 3, padding=1), nn.Identity()],
+    "a subclass that computes as torch does": lambda: [Renamed(4, 4, 3, padding=1), conv(1)],
+    "a converted subclass": lambda: [handconv.convert(Renamed(4, 4, 1)), nn.Identity()],
+    "parametrized": lambda: [
+        parametrizations.weight_norm(conv(padding=1)),
+        handconv.convert(parametrizations.weight_norm(conv(1))),
+    ],
 }
 
 
@@ -107,6 +161,24 @@ REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     ),
     "uneven same": (lambda: [conv(2, padding="same"), conv(1)], "more than the other"),
     "another module": (lambda: [nn.Sequential(conv(1), nn.ReLU())], "ReLU cannot be part"),
+    "a convolution of its own": (lambda: [Standardized(4, 4, 1)], "Standardized: .* forward"),
+    "an activation in it": (lambda: [ConvolutionAndRelu(4, 4, 1)], "overrides forward"),
+    "an activation in the normalisation": (
+        lambda: [nn.Sequential(conv(1), NormalizationAndRelu(4).eval())],
+        "NormalizationAndRelu: its class overrides forward",
+    ),
+    "a sequence of its own": (lambda: [Doubled(conv(1), norm(4))], "Doubled: .* forward"),
+    "an identity of its own": (lambda: [conv(1), Negated()], "Negated: .* overrides forward"),
+    "a hook": (lambda: [hooked(conv(1))], "Conv2d: it has hooks"),
+    "a hook before": (lambda: [pre_hooked(conv(1)), nn.Identity()], "it has hooks"),
+    "a hook on the normalisation": (
+        lambda: [nn.Sequential(conv(1), hooked(norm(4)))],
+        "BatchNorm2d: it has hooks",
+    ),
+    "a hook on the identity": (lambda: [conv(1), hooked(nn.Identity())], "it has hooks"),
+    "a hook on the sequence": (lambda: [hooked(nn.Sequential(conv(1)))], "it has hooks"),
+    "a patched forward": (lambda: [patched(conv(1))], "a forward of its own"),
+    "not initialised": (lambda: [nn.LazyConv2d(4, 1)], "it has hooks"),
 }
 
 
@@ -116,6 +188,27 @@ def test_wrong_combinations_are_refused_with_the_reason(name: str) -> None:
     with pytest.raises(handconv.CannotFuse, match=words):
         handconv.fuse_branches(*make())
     assert issubclass(handconv.CannotFuse, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "kept"),
+    [
+        (("im2col", "im2col"), "im2col"),
+        (("direct",), "direct"),
+        (("im2col", "direct"), "auto"),
+        (("im2col", None), "auto"),
+        ((None, None), "auto"),
+    ],
+)
+def test_the_algorithm_on_which_all_agree_is_kept(
+    algorithms: tuple[str | None, ...], kept: str
+) -> None:
+    branches: list[nn.Module] = [nn.Identity()]
+    for algorithm in algorithms:
+        branches.append(conv(1) if algorithm is None else handconv.Conv2d(4, 4, 1))
+        if algorithm is not None:
+            branches[-1].algorithm = algorithm
+    assert handconv.fuse_branches(*branches).algorithm == kept
 
 
 # Whole models.
@@ -232,3 +325,188 @@ def test_an_input_that_is_added_twice() -> None:
     x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
     fused, _ = handconv.fuse(net)
     torch.testing.assert_close(fused(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+class Branches(nn.Module):
+    """The sum of branches over one input."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum((branch(x) for branch in self.branches[1:]), self.branches[0](x))
+
+
+def assert_fuses_rightly(net: nn.Module) -> handconv.FusionReport:
+    """The fused model gives what the model gives; the report of it."""
+    net = net.double().eval()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    fused, report = handconv.fuse(net)
+    torch.testing.assert_close(fused(x.clone()), net(x.clone()), rtol=1e-12, atol=1e-12)
+    return report
+
+
+PECULIAR: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a convolution of its own": (lambda: Standardized(4, 4, 1), "overrides forward"),
+    "an activation in it": (lambda: ConvolutionAndRelu(4, 4, 1), "overrides forward"),
+    "a hook": (lambda: hooked(conv(1)), "it has hooks"),
+    "a hook before": (lambda: pre_hooked(conv(1)), "it has hooks"),
+    "a patched forward": (lambda: patched(conv(1)), "a forward of its own"),
+    "normalisation with activation": (lambda: NormalizationAndRelu(4), "overrides forward"),
+    "a hook on the normalisation": (lambda: hooked(norm(4)), "it has hooks"),
+    "a hook on an identity": (lambda: hooked(nn.Identity()), "it has hooks"),
+}
+
+
+@pytest.mark.parametrize("name", PECULIAR)
+def test_peculiar_modules_are_left_and_reported(name: str) -> None:
+    make, words = PECULIAR[name]
+    report = assert_fuses_rightly(Branches(make(), conv(3, padding=1), conv(1)))
+    assert report.fused == [("branches.1", "branches.2")]
+    ((names, reason),) = report.refused
+    assert names == ("branches.0",)
+    assert words in reason
+    report = assert_fuses_rightly(nn.Sequential(conv(1), make(), norm(4)))
+    assert ("1",) in [names for names, _ in report.refused]
+
+
+def test_what_a_hook_may_write_to_is_read_where_it_was() -> None:
+    def double(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        inputs[0].mul_(2)
+
+    middle = conv(1)
+    middle.register_forward_pre_hook(double)
+    report = assert_fuses_rightly(Branches(conv(3, padding=1), middle, conv(1)))
+    assert report.fused == []
+    assert "branches_1 may write" in str(report)
+
+
+def test_an_identity_of_its_own_is_no_identity() -> None:
+    assert_fuses_rightly(Branches(conv(3, padding=1), Negated(), conv(1)))
+
+
+def test_subclasses_that_compute_as_torch_does_are_fused() -> None:
+    report = assert_fuses_rightly(
+        Branches(Renamed(4, 4, 3, padding=1), parametrizations.weight_norm(conv(1)))
+    )
+    assert report.convolutions_after == 1
+    assert not report.refused
+
+
+@pytest.mark.parametrize("peculiar", [hooked, pre_hooked, patched])
+def test_a_model_whose_call_does_more_than_its_forward_is_refused(
+    peculiar: Callable[[nn.Module], nn.Module],
+) -> None:
+    """torch.fx sees the forward of its class alone."""
+    with pytest.raises(handconv.CannotFuse, match="the model itself"):
+        handconv.fuse(peculiar(Branches(conv(1), nn.Identity())))
+
+
+def between_branches(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    x.mul_(2)
+    return first + b(x)
+
+
+def before_the_sum(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first, second = a(x), b(x)
+    F.relu(x, inplace=True)
+    return first + second
+
+
+def through_a_view(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    x.flatten(1).neg_()
+    return first + b(x)
+
+
+def of_what_is_a_view(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    view = x[:, :, 1:]
+    first = a(view)
+    x.neg_()
+    return first + b(view)
+
+
+def as_out(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    torch.mul(x, 2, out=x)
+    return first + b(x)
+
+
+def before_the_normalisation(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    x.mul_(2)
+    return n(first)
+
+
+def of_another_summand(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    other = x.cos()
+    total = a(x) + other
+    other.mul_(2)
+    return total + b(x)
+
+
+def by_the_sum_itself(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    return x.add_(a(x) + b(x)) + x
+
+
+IN_PLACE = [
+    between_branches,
+    before_the_sum,
+    through_a_view,
+    of_what_is_a_view,
+    as_out,
+    before_the_normalisation,
+    of_another_summand,
+    by_the_sum_itself,
+]
+
+
+class Calls(nn.Module):
+    """Two convolutions and a normalisation, called by `function`."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.n = conv(1), conv(1), norm(4)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.a, self.b, self.n, x)
+
+
+@pytest.mark.parametrize("function", IN_PLACE, ids=lambda function: function.__name__)
+def test_changes_in_place_stay_where_they_are(function: Callable[..., Tensor]) -> None:
+    assert_fuses_rightly(Calls(function))
+
+
+def test_a_module_that_changes_its_input() -> None:
+    report = assert_fuses_rightly(Branches(conv(3, padding=1), nn.ReLU(inplace=True), conv(1)))
+    assert report.fused == []
+
+
+def test_a_change_whose_result_is_not_used_remains() -> None:
+    def change(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+        x.mul_(2)
+        return a(x) + b(x)
+
+    assert assert_fuses_rightly(Calls(change)).fused == [("a", "b")]
+
+
+def test_a_change_in_place_is_reported() -> None:
+    report = assert_fuses_rightly(Calls(between_branches))
+    ((names, reason),) = report.refused
+    assert names == ("a", "b")
+    assert "mul_ may write" in reason
+
+
+def elsewhere(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    other = F.relu(n(x), inplace=True)
+    return first.add_(b(x)) * other
+
+
+def test_changes_of_something_else_do_not_matter() -> None:
+    report = assert_fuses_rightly(Calls(elsewhere))
+    assert report.fused == [("a", "b")]
+    assert not report.refused
