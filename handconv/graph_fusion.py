@@ -7,6 +7,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import fx, nn
@@ -267,8 +268,7 @@ def _try_to_fuse(chains: Sequence[_Chain], report: FusionReport) -> Conv2d | Non
 
 
 def _insert(model: fx.GraphModule, before: fx.Node, module: Conv2d, source: fx.Node) -> fx.Node:
-    number = sum(name.startswith("fused_") for name, _ in model.named_children())
-    name = f"fused_{number}"
+    name = next(name for name in map("fused_{}".format, count()) if not hasattr(model, name))
     model.add_module(name, module.train(model.training))
     with model.graph.inserting_before(before):
         return model.graph.call_module(name, (source,))

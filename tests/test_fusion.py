@@ -510,3 +510,18 @@ def test_changes_of_something_else_do_not_matter() -> None:
     report = assert_fuses_rightly(Calls(elsewhere))
     assert report.fused == [("a", "b")]
     assert not report.refused
+
+
+class NamedAsFused(nn.Module):
+    """A model that has a module of the name that fusion would give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused_1, self.a, self.b = conv(1), conv(3, padding=1), conv(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.fused_1(x)) + self.a(x) + self.b(x)
+
+
+def test_names_that_are_taken() -> None:
+    assert assert_fuses_rightly(NamedAsFused()).fused == [("a", "b")]
