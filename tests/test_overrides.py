@@ -104,6 +104,10 @@ def test_arguments_that_an_override_gets() -> None:
     assert function is handconv.conv_transpose2d
     assert args == (duck, w, bias, 1, 2, 3, 4, 5)
     assert keywords == {"algorithm": "auto"}
+    function, args, keywords = handconv.conv2d_per_sample(x, duck, None, 1, 2, 3, 4)
+    assert function is handconv.conv2d_per_sample
+    assert args == (x, duck, None, 1, 2, 3, 4)
+    assert keywords == {"algorithm": "auto"}
 
 
 @by_function

@@ -114,6 +114,69 @@ def test_no_samples() -> None:
     assert handconv.conv2d_per_sample(x, w, stride=2).shape == (0, 5, 3, 3)
 
 
+@pytest.mark.parametrize("bias_shape", [(0, 4), (4,), None])
+def test_derivatives_of_no_samples(bias_shape: tuple[int, ...] | None) -> None:
+    shapes = [(0, 6, 5, 5), (0, 4, 3, 3, 3)] + ([] if bias_shape is None else [bias_shape])
+    operands = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    output = handconv.conv2d_per_sample(*operands, groups=2)
+    assert output.shape == (0, 4, 3, 3)
+    gradients = torch.autograd.grad(output.sum(), operands)
+    for gradient, operand in zip(gradients, operands, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(operand))
+
+
+def with_gradients(operands: tuple[Tensor, ...], **keywords: Any) -> list[Tensor]:
+    """The output, and the gradients of images and filters."""
+    x, w, bias = (t.detach().requires_grad_() for t in operands)
+    output = handconv.conv2d_per_sample(x, w, bias, **keywords)
+    return [output.detach(), *torch.autograd.grad(output.square().sum(), (x, w))]
+
+
+@by_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_is_the_same_in_every_batch_of_two_or_more(name: str, dtype: torch.dtype) -> None:
+    x_shape, w_shape, keywords = CASES[name]
+    x, w = torch.randn(5, *x_shape[1:], dtype=dtype), torch.randn(5, *w_shape[1:], dtype=dtype)
+    bias = torch.randn(5, w_shape[1], dtype=dtype)
+    expected = with_gradients((x, w, bias), **keywords)
+    for n in (2, 3):
+        found = with_gradients((x[:n], w[:n], bias[:n]), **keywords)
+        for tensor, right in zip(found, expected, strict=True):
+            assert torch.equal(tensor, right[:n])
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        (
+            {"input": "a"},
+            TypeError,
+            r"conv2d_per_sample\(\): argument 'input' must be Tensor, not str",
+        ),
+        ({"weight": [1.0]}, TypeError, "argument 'weight' must be Tensor, not list"),
+        ({"bias": 1}, TypeError, "argument 'bias' must be Tensor, not int"),
+        (
+            {"groups": "a"},
+            TypeError,
+            r"conv2d_per_sample\(\): argument 'groups' must be int, not str",
+        ),
+        ({"groups": 1.0}, TypeError, "argument 'groups' must be int, not float"),
+        ({"groups": 0}, RuntimeError, "non-positive groups is not supported"),
+        ({"groups": -1}, RuntimeError, "non-positive groups is not supported"),
+        ({"stride": "a"}, TypeError, "argument 'stride' must be int, not str"),
+        ({"algorithm": "fft"}, ValueError, "algorithm should be one of"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("samples", [0, 2])
+def test_wrong_arguments_are_refused_as_conv2d_refuses_them(
+    samples: int, change: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    right = {"input": torch.zeros(samples, 4, 7, 8), "weight": torch.zeros(samples, 5, 4, 3, 3)}
+    with pytest.raises(kind, match=words):
+        handconv.conv2d_per_sample(**{**right, **change})
+
+
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "bias_shape", "words"),
     [
