@@ -26,6 +26,8 @@ from helpers import (
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+import handconv
+
 pytestmark = pytest.mark.usefixtures("device")
 
 
@@ -159,3 +161,34 @@ def test_vmap_of_nothing_folds_nothing(slot: str) -> None:
         placed(torch.arange(3.0).double())
     )
     assert torch.equal(found[2], 2 * oracle(case, slot, operands))
+
+
+@pytest.mark.parametrize(("slot", "dims"), SLOTS_AND_BATCHED, ids=str)
+def test_vmap_over_nothing(slot: str, dims: tuple[int | None, ...]) -> None:
+    """Nothing, of the right shape; over weights a refusal, as torch's vmap of F.conv2d has."""
+    case = CASES["lesson: everything"]
+    single = operands_of(case, slot)
+    batched = tuple(
+        tensor if tensor is None or dim is None else tensor.unsqueeze(dim).narrow(dim, 0, 0)
+        for tensor, dim in zip(single, dims, strict=True)
+    )
+    in_dims = tuple(
+        None if tensor is None else dim for tensor, dim in zip(batched, dims, strict=True)
+    )
+    call = vmap(function_of(case, slot), in_dims)
+    if slot != "weight_grad" and dims[1] is not None:
+        with pytest.raises(RuntimeError, match="non-positive groups is not supported"):
+            call(*batched)
+    else:
+        expected = function_of(case, slot)(*single)
+        assert call(*batched).shape == (0, *expected.shape)
+
+
+def test_derivatives_of_vmap_over_nothing() -> None:
+    images, w = placed(torch.zeros(0, 4, 7, 8)), placed(torch.ones(5, 4, 3, 3))
+    function = squared(vmap(handconv.conv2d, (0, None)))
+    of_images, of_weight = grad(function, argnums=(0, 1))(images, w)
+    assert torch.equal(of_images, images)
+    assert torch.equal(of_weight, torch.zeros_like(w))
+    per_sample = vmap(grad(squared(handconv.conv2d), argnums=1), (0, None))(images, w)
+    assert per_sample.shape == (0, *w.shape)
