@@ -70,7 +70,8 @@ def convert(model: Model) -> Model:
     Each nn.Conv2d and nn.ConvTranspose2d becomes a :class:`handconv.Conv2d` or
     :class:`handconv.ConvTranspose2d`, the same object with the same parameters, hooks,
     parametrizations, training flag and state_dict keys. Subclasses are converted too, except those
-    that override what computes the convolution: these are left as they are, with a warning.
+    that override what computes the convolution: these are left as they are, with a warning. So is
+    what has an attribute `algorithm` already.
     :func:`summary` lists what is converted and what is not; :func:`restore` undoes it.
 
     Returns:
@@ -91,10 +92,14 @@ def convert(model: Model) -> Model:
 
 
 def restore(model: Model) -> Model:
-    """The undo of :func:`convert`: every convolution gets torch's class again, in place."""
+    """The undo of :func:`convert`: every convolution gets torch's class again, in place.
+
+    What was chosen by `algorithm` is forgotten.
+    """
     for module in model.modules():
         if isinstance(module, _OURS):
             module.__class__ = _restored(type(module))
+            vars(module).pop("algorithm", None)
     return model
 
 
@@ -119,6 +124,8 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _reason_against(module: nn.Module) -> str | None:
     """Why one of torch's convolutions is not to be converted; None if it is."""
+    if hasattr(module, "algorithm"):  # would choose handconv's
+        return "it has an attribute 'algorithm' of its own"
     return departure(module, _REPLACEMENTS)
 
 

@@ -235,6 +235,41 @@ def test_a_patched_forward_is_left_alone() -> None:
         assert type(handconv.convert(conv)) is nn.Conv2d
 
 
+class Classic(nn.Conv2d):
+    """A subclass whose `algorithm` means something else."""
+
+    algorithm = "classic"
+
+
+def with_algorithm(value: Any) -> nn.Conv2d:
+    conv = nn.Conv2d(4, 4, 1)
+    conv.algorithm = value
+    return conv
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Classic(4, 4, 1), lambda: with_algorithm(3), lambda: with_algorithm(nn.ReLU())]
+)
+def test_a_module_with_an_algorithm_of_its_own_is_left_alone(
+    make: Callable[[], nn.Conv2d],
+) -> None:
+    net = nn.Sequential(make(), nn.Conv2d(4, 4, 1))
+    before = type(net[0])
+    with pytest.warns(UserWarning, match="it has an attribute 'algorithm' of its own"):
+        handconv.convert(net)
+    assert type(net[0]) is before
+    assert "attribute 'algorithm'" in str(handconv.summary(net))
+    assert net(torch.ones(1, 4, 2, 2)).shape == (1, 4, 2, 2)
+
+
+def test_restore_takes_the_algorithm_back() -> None:
+    module = handconv.convert(nn.Conv2d(4, 4, 1))
+    module.algorithm = "direct"
+    handconv.restore(module)
+    assert not hasattr(module, "algorithm")
+    assert handconv.convert(module).algorithm == "auto"
+
+
 def test_parametrizations_before_and_after_conversion() -> None:
     theirs = nn.Conv2d(4, 4, 3, dtype=torch.float64)
     parametrizations.orthogonal(theirs)
