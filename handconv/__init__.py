@@ -4,12 +4,14 @@ depthwise, Winograd, and im2col + GEMM, differentiable to every order and bitwis
 Start reading at `handconv.reference`, which is how convolution works in a page of Python.
 """
 
+from importlib.util import find_spec
+
 import torch  # noqa: F401 - its libraries must be loaded before the compiled part
 
 try:
     from handconv import _C
 except ImportError as error:
-    if "handconv" not in str(error):
+    if find_spec("handconv._C") is not None:
         raise
     raise ImportError(
         "handconv's compiled part is missing: run `pip install .` in its source folder, and start "

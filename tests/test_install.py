@@ -1,4 +1,5 @@
-"""What the build decides before it compiles: which torch, which compiler, and how it refuses.
+"""What the build decides before it compiles: which torch, which compiler, and how it refuses; and
+what an import says without its result.
 
 The hooks run as pip runs them: in a process of a fresh virtual environment, whose packages build
 isolation hides. Its torch, compiler and ninja are stubs, so nothing is downloaded or compiled.
@@ -12,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 from collections.abc import Callable
@@ -379,3 +381,29 @@ def test_cuda_that_cannot_be_built_is_refused_in_a_line(
     with pytest.raises(SystemExit, match=re.escape(words)) as refusal:
         environment.check_cuda(torch_cuda, toolkit if has_toolkit else None)
     assert "\n" not in str(refusal.value)
+
+
+def import_error(folder: Path, compiled: bytes | None) -> str:
+    """What is said where a copy of the package is imported whose compiled part is `compiled`."""
+    package = folder / "handconv"
+    package.mkdir()
+    for source in (ROOT / "handconv").glob("*.py"):
+        shutil.copy(source, package)
+    if compiled is not None:
+        (package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_bytes(compiled)
+    command = [sys.executable, "-c", "import handconv"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    return result.stderr.splitlines()[-1]
+
+
+def test_a_missing_compiled_part_is_named(tmp_path: Path) -> None:
+    assert "handconv's compiled part is missing" in import_error(tmp_path, None)
+
+
+def test_a_broken_compiled_part_is_not_called_missing(tmp_path: Path) -> None:
+    """Though the loader's words have its path in them."""
+    message = import_error(tmp_path, b"nothing that a loader would load")
+    assert "/handconv/_C" in message
+    assert "missing" not in message
