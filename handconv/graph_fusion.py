@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -216,8 +217,8 @@ def _names(chains: Sequence[_Chain]) -> tuple[str, ...]:
 def _writes(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node may write to what it is given.
 
-    By torch's conventions: a name that ends in an underscore, `inplace` or `out`. Hooks and
-    forwards of somebody's own may do anything.
+    By torch's conventions: a name that ends in an underscore, `inplace` or `out`. Hooks, forwards
+    and functions of somebody's own may do anything.
     """
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
@@ -226,9 +227,19 @@ def _writes(model: fx.GraphModule, node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method") or _is_addition(model, node):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = name.partition(".")[0]  # of an overload
     by_name = name.endswith("_") and not name.endswith("__")
     by_keyword = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
-    return by_name or by_keyword or node.target in _OPERATORS_IN_PLACE
+    known = isinstance(node.target, str) or _keeps_conventions(node.target)
+    return by_name or by_keyword or not known or node.target in _OPERATORS_IN_PLACE
+
+
+def _keeps_conventions(function: Any) -> bool:
+    """Whether a function is torch's, Python's or handconv's, rather than somebody's own."""
+    module = getattr(function, "__module__", None) or "torch"
+    if module.startswith("torch._ops."):
+        return module in ("torch._ops.aten", "torch._ops.handconv")
+    return module.partition(".")[0] in ("torch", "_operator", "builtins", "math", "handconv")
 
 
 def _memory(model: fx.GraphModule, nodes: Sequence[fx.Node]) -> set[fx.Node]:

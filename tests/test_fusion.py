@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from repvgg import RepVGGBlock, norm
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 
 import handconv
@@ -451,6 +451,33 @@ def by_the_sum_itself(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Te
     return x.add_(a(x) + b(x)) + x
 
 
+def by_an_overload(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    torch.ops.aten.neg_.default(x)
+    return first + b(x)
+
+
+@torch.library.custom_op("handconv_tests::double", mutates_args={"x"})
+def double(x: Tensor) -> None:
+    x.mul_(2)
+
+
+def by_a_custom_operation(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    torch.ops.handconv_tests.double(x)
+    return first + b(x)
+
+
+@fx.wrap
+def doubled(x: Tensor) -> Tensor:
+    return x.mul_(2)
+
+
+def by_a_function_that_is_not_traced(a: nn.Module, b: nn.Module, n: nn.Module, x: Tensor) -> Tensor:
+    first = a(x)
+    return first + doubled(x) + b(x)
+
+
 IN_PLACE = [
     between_branches,
     before_the_sum,
@@ -460,6 +487,9 @@ IN_PLACE = [
     before_the_normalisation,
     of_another_summand,
     by_the_sum_itself,
+    by_an_overload,
+    by_a_custom_operation,
+    by_a_function_that_is_not_traced,
 ]
 
 
