@@ -16,6 +16,7 @@ from handconv.operations import SLOT_SUFFIXES, TRIOS
 
 Pair = int | Sequence[int]
 
+_INT64_MAX = 2**63 - 1  # torch.jit.trace compares with nothing larger
 _SLOTS = {"conv2d": "forward", "conv_transpose2d": "input_grad"}
 
 
@@ -251,7 +252,7 @@ def _transposed_size(
             )
         length = input.shape[2 + axis]
         size.append((length - 1) * s - 2 * p + d * (weight.shape[2 + axis] - 1) + extra + 1)
-    if any(length < 1 or length >= 2**63 for length in size):
+    if any(length < 1 or length > _INT64_MAX for length in size):
         height, width = input.shape[2:]
         problem = "small" if min(size) < 1 else "large"
         raise RuntimeError(

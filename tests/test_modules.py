@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,16 @@ def test_a_converted_model_compiles_whole(dynamic: bool) -> None:
     net.up._forward_hooks.clear()
     compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     assert_equal_models(compiled, net, float64_image())
+
+
+def test_a_converted_model_can_be_traced_by_torchscript() -> None:
+    net = handconv.convert(Net().eval())
+    net.up._forward_hooks.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecation, and that the size of images is fixed
+        traced = torch.jit.trace(net, torch.randn(2, 4, 9, 8))
+    x = torch.randn(3, 4, 9, 8)
+    torch.testing.assert_close(traced(x), net(x))
 
 
 @pytest.mark.slow
