@@ -207,7 +207,7 @@ class ChannelsWeightKernel {
       }
       product.rows = rows + strips_.tile_offset(tiles, tile);
       product.totals = totals.data + store_.row_of(g_, patch, tiles.first(tile), tap) * totals.step;
-      multiply_tile_of<V>(static_cast<int>(count), product);
+      multiply_pairs_of<V>(static_cast<int>(count), product);
     }
   }
 
@@ -221,7 +221,7 @@ class ChannelsWeightKernel {
       const std::int64_t first = tiles.first(tile);
       product.rows = rows + first;
       product.totals = totals.data + (kh * tiles.channels + first) * totals.step;
-      multiply_tile_of<V>(static_cast<int>(tiles.rows(tile)), product);
+      multiply_pairs_of<V>(static_cast<int>(tiles.rows(tile)), product);
     }
   }
 

@@ -27,15 +27,6 @@ struct ColumnPlan {
   }
 };
 
-inline std::int64_t greatest_common_divisor(std::int64_t a, std::int64_t b) {
-  while (b != 0) {
-    const std::int64_t rest = a % b;
-    a = b;
-    b = rest;
-  }
-  return a;
-}
-
 // How many positions lie between pixels whose taps read the same columns: D / g.
 inline std::int64_t columns_apart(const AxisClass& axis) {
   if (axis.taps.count < 2) return 1;

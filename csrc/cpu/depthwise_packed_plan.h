@@ -66,14 +66,11 @@ struct PackedPlan {
         !is_planar && all_weights() * static_cast<std::int64_t>(sizeof(C)) <= kWeightBytes;
   }
   WorkspaceSize size() const {
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
     const std::int64_t weights = pixel_order ? 0 : area * L;
     const std::int64_t filled = is_planar ? strip * segment * L : 0;
-    return {pixel_order ? bytes(all_weights()) : 0,
-            kPackedHeaderBytes +
-                bytes(kPackedRows * kPackedTiles[0] * L + weights + packed_pixels() * L + filled)};
+    return {pixel_order ? bytes_of<C>(all_weights()) : 0,
+            kPackedHeaderBytes + bytes_of<C>(kPackedRows * kPackedTiles[0] * L + weights +
+                                             packed_pixels() * L + filled)};
   }
   std::int64_t all_weights() const { return blocks * area * L; }
   std::int64_t packed_pixels() const { return (strip + rows.span) * packed_width; }

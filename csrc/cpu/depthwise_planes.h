@@ -138,7 +138,7 @@ class DepthwisePlanesKernel {
                                    const RowPattern& pattern) const {
     constexpr std::int64_t R = Columns::kRows;
     const EvenParts tap_rows(pattern.taps, Columns::kRowStride == 0 ? 1 : kPlaneTaps);
-    const TileJob<Columns> job{columns, pattern, tap_rows, reinterpret_cast<C*>(item.scratch)};
+    const LongSums<Columns> job{columns, pattern, tap_rows, reinterpret_cast<C*>(item.scratch)};
     for (std::int64_t s = 0; s < pattern.sets; ++s) {
       const RowSet rows = pattern.set(s);
       const std::int64_t tiles = ceil_divide(rows.count, R);
@@ -166,7 +166,7 @@ class DepthwisePlanesKernel {
   }
 
   template <class Columns>
-  struct TileJob {
+  struct LongSums {
     const Columns& columns;
     const RowPattern& pattern;
     const EvenParts& tap_rows;
@@ -174,7 +174,7 @@ class DepthwisePlanesKernel {
   };
 
   template <class Columns>
-  HANDCONV_INLINE void fill_tile(const TileJob<Columns>& job, const RowSet& rows,
+  HANDCONV_INLINE void fill_tile(const LongSums<Columns>& job, const RowSet& rows,
                                  const Plane& plane, std::int64_t row) const {
     constexpr int R = Columns::kRows, V = Columns::kVectors;
     const std::int64_t rest = rows.count - row;
@@ -202,7 +202,7 @@ class DepthwisePlanesKernel {
   // through its first tap.
   template <class Columns>
   HANDCONV_INLINE void add_plane(PlaneSums<C, Columns::kRows, Columns::kVectors>& tile,
-                                 const TileJob<Columns>& job, std::int64_t first_row, int existing,
+                                 const LongSums<Columns>& job, std::int64_t first_row, int existing,
                                  const T* source, const T* weights) const {
     const RowPattern& pattern = job.pattern;
     constexpr int kStride = Columns::kRowStride;

@@ -23,12 +23,7 @@ class RowPattern {
       const std::int64_t kernel_distance = axis.taps[1].kernel - axis.taps[0].kernel;
       kernel_step = distance < 0 ? -kernel_distance : kernel_distance;
     }
-    std::int64_t divisor = spacing, rest = axis.source_step;
-    while (rest != 0) {
-      const std::int64_t next = divisor % rest;
-      divisor = rest;
-      rest = next;
-    }
+    const std::int64_t divisor = greatest_common_divisor(spacing, axis.source_step);
     stride = axis.source_step / divisor;
     sets = spacing / divisor;
     if (sets > axis.count) sets = axis.count;

@@ -16,11 +16,8 @@ class GemmKernel {
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
     const Plan plan(gather);
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
-    return {bytes(plan.shared_size()),
-            bytes(plan.thread_operand() + plan.totals_size() + 2 * Plan::kTileSize)};
+    return {bytes_of<C>(plan.shared_size()),
+            bytes_of<C>(plan.thread_operand() + plan.totals_size() + 2 * Plan::kTileSize)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {

@@ -132,14 +132,6 @@ inline void multiply(int rows, std::int64_t lanes, TileJob<C>& job) {
   }
 }
 
-// Items [0, count) cut into `parts` whose sizes differ by one at most.
-struct EvenSplit {
-  std::int64_t count, parts;
-  std::int64_t first(std::int64_t part) const { return count * part / parts; }
-  std::int64_t size(std::int64_t part) const { return first(part + 1) - first(part); }
-  std::int64_t largest() const { return ceil_divide(count, parts); }
-};
-
 // Rows 2 KiB apart would push each other out of the cache.
 template <class C>
 inline bool rows_collide(std::int64_t pitch) {

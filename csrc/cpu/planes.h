@@ -111,19 +111,18 @@ class PlanesKernel {
     pack_weights();
     const std::int64_t cost = plan_.rows * plan_.classes() * gather_.columns.filled_size *
                               plan_.groups * gather_.filled_channels * gather_.cost_per_element();
-    parallel_for(
-        gather_.batch * plan_.group_blocks * plan_.row_blocks, cost,
-        [&](std::int64_t index, int thread) {
-          const std::int64_t row = index % plan_.row_blocks * plan_.rows,
-                             block = index / plan_.row_blocks;
-          const std::int64_t group = block % plan_.group_blocks * plan_.groups;
-          const auto least = [](std::int64_t a, std::int64_t b) { return a < b ? a : b; };
-          C* scratch = workspace_.of_thread<C>(thread);
-          C* sums = scratch + plan_.source_elements();
-          run_item({block / plan_.group_blocks, group, least(plan_.groups, gather_.groups - group),
-                    row, least(plan_.rows, plan_.source.rows.count - row), scratch, sums,
-                    sums + plan_.sum_elements()});
-        });
+    parallel_for(gather_.batch * plan_.group_blocks * plan_.row_blocks, cost,
+                 [&](std::int64_t index, int thread) {
+                   const std::int64_t row = index % plan_.row_blocks * plan_.rows,
+                                      block = index / plan_.row_blocks;
+                   const std::int64_t group = block % plan_.group_blocks * plan_.groups;
+                   C* scratch = workspace_.of_thread<C>(thread);
+                   C* sums = scratch + plan_.source_elements();
+                   run_item({block / plan_.group_blocks, group,
+                             smaller(plan_.groups, gather_.groups - group), row,
+                             smaller(plan_.rows, plan_.source.rows.count - row), scratch, sums,
+                             sums + plan_.sum_elements()});
+                 });
   }
 
   // visit(row class, column class, its index, taps before it)

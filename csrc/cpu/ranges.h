@@ -5,10 +5,18 @@ inline Range intersection(const Range& a, const Range& b) {
   return {first, larger(first, last)};
 }
 
+// Items [0, count) cut into `parts` whose sizes differ by one at most.
+struct EvenSplit {
+  std::int64_t count, parts;
+  std::int64_t first(std::int64_t part) const { return count * part / parts; }
+  std::int64_t size(std::int64_t part) const { return first(part + 1) - first(part); }
+  std::int64_t largest() const { return ceil_divide(count, parts); }
+};
+
 // Part `index` of `parts` of [first, last), as even as can be.
 inline Range part_of(const Range& whole, std::int64_t parts, std::int64_t index) {
-  const std::int64_t size = whole.last - whole.first;
-  return {whole.first + size * index / parts, whole.first + size * (index + 1) / parts};
+  const EvenSplit split{whole.last - whole.first, parts};
+  return {whole.first + split.first(index), whole.first + split.first(index + 1)};
 }
 
 // How channels are cut into tiles of at most `largest`: `count` of them, the first `extra` one row

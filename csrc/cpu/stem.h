@@ -16,12 +16,9 @@ class StemKernel {
 
   static WorkspaceSize workspace(const Problem& problem) {
     const Plan plan(problem);
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
-    return {bytes(plan.weights() + plan.biases()) +
+    return {bytes_of<C>(plan.weights() + plan.biases()) +
                 static_cast<std::size_t>(plan.terms) * sizeof(std::int64_t),
-            bytes(plan.strip.elements() + kTile)};
+            bytes_of<C>(plan.strip.elements() + kTile)};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {

@@ -32,7 +32,7 @@ struct TileProduct {
 };
 
 template <class C, int R, int V>
-[[gnu::noinline]] void multiply_tile(const TileProduct<C>& product) {
+[[gnu::noinline]] void multiply_pairs(const TileProduct<C>& product) {
   Tile<C, R, V> tile;
   tile.start_at_zero();
   const std::int64_t second = product.second_tile;
@@ -78,22 +78,22 @@ template <int V>
 constexpr bool kTakesTwoRowTiles = 2 * V <= kTileVectors;
 
 template <int V, class C>
-inline void multiply_tile_of(int rows, const TileProduct<C>& product) {
+inline void multiply_pairs_of(int rows, const TileProduct<C>& product) {
   if constexpr (kTakesTwoRowTiles<V>) {
-    if (rows == 2 * kRowTile) return multiply_tile<C, 2 * kRowTile, V>(product);
+    if (rows == 2 * kRowTile) return multiply_pairs<C, 2 * kRowTile, V>(product);
   }
   switch (rows) {
     case 6:
-      return multiply_tile<C, 6, V>(product);
+      return multiply_pairs<C, 6, V>(product);
     case 5:
-      return multiply_tile<C, 5, V>(product);
+      return multiply_pairs<C, 5, V>(product);
     case 4:
-      return multiply_tile<C, 4, V>(product);
+      return multiply_pairs<C, 4, V>(product);
     case 3:
-      return multiply_tile<C, 3, V>(product);
+      return multiply_pairs<C, 3, V>(product);
     case 2:
-      return multiply_tile<C, 2, V>(product);
+      return multiply_pairs<C, 2, V>(product);
     default:
-      return multiply_tile<C, 1, V>(product);
+      return multiply_pairs<C, 1, V>(product);
   }
 }

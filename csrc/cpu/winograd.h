@@ -24,16 +24,13 @@ class WinogradKernel {
   static WorkspaceSize workspace(const Problem& problem) {
     const Gather gather(problem, {});
     const Plan plan(gather);
-    const auto bytes = [](std::int64_t elements) {
-      return static_cast<std::size_t>(elements) * sizeof(C);
-    };
-    const std::int64_t strips =
-        plan.strips() < plan.strips_per_pass() ? plan.strips() : plan.strips_per_pass();
+    const std::int64_t strips = smaller(plan.strips(), plan.strips_per_pass());
     const std::int64_t blocks = plan.blocks(gather.filled_channels).count();
-    return {bytes(plan.keeps_weights ? plan.groups * blocks * plan.chunks * plan.weight_elements()
-                                     : plan.groups * strips * plan.v_strip()),
-            bytes(image_scratch(plan) + plan.m_elements() +
-                  (plan.keeps_weights ? plan.v_strip() : plan.weight_elements()))};
+    return {
+        bytes_of<C>(plan.keeps_weights ? plan.groups * blocks * plan.chunks * plan.weight_elements()
+                                       : plan.groups * strips * plan.v_strip()),
+        bytes_of<C>(image_scratch(plan) + plan.m_elements() +
+                    (plan.keeps_weights ? plan.v_strip() : plan.weight_elements()))};
   }
 
   static void run(const Problem& problem, const Buffers& buffers, const Workspace& workspace) {

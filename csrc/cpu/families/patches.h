@@ -3,8 +3,8 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/gemm_tile.h"
 #include "cpu/ranges.h"
+#include "cpu/gemm_tile.h"
 #include "cpu/gemm_weight_tile.h"
 #include "cpu/patches.h"
 #include "cpu/windows.h"

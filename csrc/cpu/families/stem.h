@@ -3,7 +3,7 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
-#include "cpu/gemm_tile.h"
+#include "cpu/ranges.h"
 #include "cpu/stem_strip.h"
 #include "cpu/stem_tile.h"
 #include "cpu/stem_plan.h"
