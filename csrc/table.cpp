@@ -88,6 +88,7 @@ Refusal excess(const Kernel& kernel, Problem problem) {
   constexpr std::size_t kOfThread = 16 << 20;
   problem.geometry.batch = 1;
   const Geometry& g = problem.geometry;
+  if (g.in_channels == 0 || g.out_channels == 0) return nullptr;  // such a call runs no kernel
   const std::int64_t elements = g.in_channels * g.input_area() + g.out_channels * g.output_area() +
                                 g.out_channels * g.in_channels_per_group() * g.kernel_area();
   const WorkspaceSize size = kernel.workspace(problem);
