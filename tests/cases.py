@@ -241,6 +241,7 @@ SMALL_CASES: tuple[Case, ...] = (
     _small("1x7", (2, 6, 5, 14), 5, (1, 7), padding=(0, 3)),
     _small("7x1", (2, 6, 13, 5), 5, (7, 1), padding=(3, 0)),
     # Winograd: several chunks of channels, tiles that fit badly, both axes padded.
+    _small("3x3, a strip alone and several together", (9, 20, 9, 8), 32, 3, padding=1, bias=False),
     _small("5x5 dilated by axis", (2, 35, 11, 13), 19, 5, padding=(4, 1), dilation=(2, 1)),
     _small("1x3 of 70 channels, dilated", (2, 70, 3, 21), 66, (1, 3), padding=(1, 1), dilation=2),
     _small("3x1 in groups", (1, 36, 14, 5), 34, (3, 1), groups=2, bias=False),

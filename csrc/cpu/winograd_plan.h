@@ -30,31 +30,20 @@ struct WinogradPlan {
     const std::int64_t blocks = ceil_divide(vectors, kBlockVectors);
     block_lanes = ceil_divide(vectors, blocks) * kLanes<C>;
 
+    if (multiplies_once(blocks, vectors)) {
+      keeps_weights = false;
+      if (blocks < kItems) block_lanes = vectors / kItems * kLanes<C>;
+      strips_per_span = 1;
+      strip = span = tiles;
+      return;
+    }
     // Where U of all blocks does not stay in the second-level cache beside V and M of a strip, it
     // is kept if it would be transformed for many strips.
     const std::int64_t weight_bytes = groups * blocks * chunks * weight_elements() * kSize;
-    const std::int64_t m_tile_bytes = kPoints * kSize * block_lanes;
     keeps_weights =
         weight_bytes <= kCachedWeightBytes ||
-        (weight_bytes <= kKeptWeightBytes && grid.per_sample() * m_tile_bytes > 2 * kStripBytes);
-    const std::int64_t tile_bytes =
-        m_tile_bytes + (keeps_weights ? kPoints * kSize * chunks * v_tile_step() : 0);
-    const std::int64_t most = kStripBytes / tile_bytes < 1 ? 1 : kStripBytes / tile_bytes;
-    const std::int64_t items = keeps_weights ? groups : groups * blocks;
-    const std::int64_t wanted = ceil_divide(kItems, items);
-    strips_per_span = ceil_divide(grid.per_sample(), most);
-    if (strips_per_span < wanted) strips_per_span = wanted;
-    if (strips_per_span > 1) {
-      strips_per_span += strips_per_span % 2;
-      strip = ceil_divide(grid.per_sample(), strips_per_span);
-      if (grid.columns.dilation() > 1) strip = round_up(strip, grid.columns.count());
-      strips_per_span = ceil_divide(grid.per_sample(), strip);
-      span = grid.per_sample();
-    } else {
-      const std::int64_t samples = most / grid.per_sample();
-      span = grid.per_sample() * (samples < gather.batch ? samples : gather.batch);
-      strip = span;
-    }
+        (weight_bytes <= kKeptWeightBytes && grid.per_sample() * m_tile_bytes() > 2 * kStripBytes);
+    cut_into_strips(gather.batch, keeps_weights ? groups : groups * blocks);
   }
 
   LaneBlocks<C> blocks(std::int64_t filled_channels) const {
@@ -95,6 +84,32 @@ struct WinogradPlan {
   }
 
  private:
+  // All tiles lie in one strip and every thread has a block, so that each U is used by the thread
+  // that transforms it and by no other.
+  bool multiplies_once(std::int64_t blocks, std::int64_t vectors) const {
+    const bool has_items = blocks >= kItems || vectors % (kItems * kTileVectors) == 0;
+    return groups == 1 && has_items && tiles * (m_tile_bytes() + v_tile_bytes()) <= kStripBytes;
+  }
+
+  void cut_into_strips(std::int64_t batch, std::int64_t items) {
+    const std::int64_t tile_bytes = m_tile_bytes() + (keeps_weights ? v_tile_bytes() : 0);
+    const std::int64_t most = larger(kStripBytes / tile_bytes, 1);
+    strips_per_span = larger(ceil_divide(grid.per_sample(), most), ceil_divide(kItems, items));
+    if (strips_per_span > 1) {
+      strips_per_span += strips_per_span % 2;
+      strip = ceil_divide(grid.per_sample(), strips_per_span);
+      if (grid.columns.dilation() > 1) strip = round_up(strip, grid.columns.count());
+      strips_per_span = ceil_divide(grid.per_sample(), strip);
+      span = grid.per_sample();
+    } else {
+      span = grid.per_sample() * smaller(most / grid.per_sample(), batch);
+      strip = span;
+    }
+  }
+
+  std::int64_t m_tile_bytes() const { return kPoints * kSize * block_lanes; }
+  std::int64_t v_tile_bytes() const { return kPoints * kSize * chunks * v_tile_step(); }
+
   static constexpr std::int64_t kSize = sizeof(C);
   static constexpr std::int64_t kMostChunk = Tiles::kMostChunk;
   static constexpr std::int64_t kCachedWeightBytes = 640 << 10;
