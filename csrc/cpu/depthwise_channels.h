@@ -132,6 +132,7 @@ class DepthwiseChannelsKernel {
       pixels = PixelTile::pixels_of_tile(columns_[0].count - first);
       // Classes innermost: they read the same pixels.
       Step* steps = scratch.steps;
+      std::int64_t ahead = plan_.fetches_ahead ? pixels : 0;  // positions: the first class's task
       for (const ColumnPlan& columns : columns_) {
         const std::int64_t rest = columns.count - first, count = lines * columns.runs.count;
         if (rest <= 0) continue;
@@ -143,9 +144,12 @@ class DepthwiseChannelsKernel {
                         first * columns.source_step * gather_.source_strides.column,
                         columns.unit * gather_.source_strides.column,
                         gather_.kernel_area() * L,
-                        find_inside(columns, first, pixels, lines, steps)};
+                        find_inside(columns, first, pixels, lines, steps),
+                        next_source<T>(gather_, n, rows, row, columns, first + pixels, ahead),
+                        next_filled(gather_, line, columns, first + pixels, ahead)};
         fill_spot(spot, chunk, scratch);
         steps += count;
+        ahead = 0;
       }
     }
   }

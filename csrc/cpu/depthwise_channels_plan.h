@@ -5,8 +5,9 @@ struct DepthwiseChannelsPlan {
   using C = Compute<T>;
   using PixelTile = DepthwiseChannelsTile<T>;
 
-  static constexpr std::int64_t kStripRows = 2;    // of each class, that make an item
-  static constexpr std::size_t kHeaderBytes = 64;  // of a thread's workspace
+  static constexpr std::int64_t kStripRows = 2;          // of each class, that make an item
+  static constexpr std::int64_t kCachedBytes = 4 << 20;  // of images that are not fetched ahead
+  static constexpr std::size_t kHeaderBytes = 64;        // of a thread's workspace
   static constexpr std::int64_t L = kLanes<C>;
 
   DepthwiseChannelsPlan(const Problem& problem, const Buffers& buffers)
@@ -31,8 +32,16 @@ struct DepthwiseChannelsPlan {
     while (chunks * strips < kItems) chunks *= 2;
     tile_blocks = gather.columns.filled_size == 1 ? PixelTile::kVectorsOfPixel : 1;
     chunks = smaller(chunks, ceil_divide(blocks, tile_blocks));
+    fetches_ahead = kFetchesAhead && image_bytes() > kCachedBytes;
   }
 
+  // Of what is read and what is written.
+  std::int64_t image_bytes() const {
+    const std::int64_t source = gather.rows.source_size * gather.columns.source_size;
+    return gather.batch * gather.groups *
+           (source * gather.source_channels + gather.filled_area() * gather.filled_channels) *
+           static_cast<std::int64_t>(sizeof(T));
+  }
   // Of the source rows that a strip reads.
   std::int64_t window_bytes() const {
     const AxisClass& rows = gather.rows.classes()[0];
@@ -74,5 +83,6 @@ struct DepthwiseChannelsPlan {
   std::int64_t block_vectors;  // of lanes that make one vector of filled channels
   std::int64_t blocks, strips, chunks;
   std::int64_t tile_blocks;  // that a tile takes at once, at most
+  bool fetches_ahead;        // tiles ask for what the next one reads and writes
   bool packs_all;            // a thread packs the whole weight, once
 };

@@ -3,9 +3,8 @@
 // empty; a row of one pixel takes more vectors instead. A row of the kernel is walked in runs of up
 // to 3 taps (depthwise_columns.h): P + 2 loads of source pixels serve 3 P multiply-adds; dilated
 // taps load for themselves. The vectors of a pixel are innermost, which keeps few pages in flight.
-// Tried: software prefetch, slower but for images that no cache holds, which gain little;
-// non-temporal stores, slower; a row by few channels at a time, half as fast; 2 rows by 7 pixels by
-// one vector, slower by up to 15%.
+// Tried: non-temporal stores, slower; a row by few channels at a time, half as fast; 2 rows by 7
+// pixels by one vector, slower by up to 15%.
 
 template <class T>
 struct DepthwiseChannelsTile {
@@ -45,6 +44,7 @@ struct DepthwiseChannelsTile {
     std::int64_t unit;           // between columns of the source
     std::int64_t block_weights;  // from the weight of a vector to that of the next
     bool is_interior;            // every column that a tile of `pixels` reads lies inside
+    PixelsAhead<T> source_ahead, filled_ahead;  // what the next tile reads and writes
   };
 
   // Fills the pixels of a tile by V vectors, into elements of type U from `filled` on.
@@ -82,6 +82,8 @@ struct DepthwiseChannelsTile {
                                              std::int64_t count, const C* weights, const T* bias) {
     const Spot here = spot;
     T* filled = here.filled + lane;
+    FetchAhead<T, 0> source_ahead(here.source_ahead, lane, count);
+    FetchAhead<T, 1> filled_ahead(here.filled_ahead, lane, count);
     for (lane += here.source; count > 0; --count, lane += L, weights += here.block_weights) {
       Tile<C, P, 1> tile;
       const Vector<C> start = bias ? load(bias) : Vector<C>{};
@@ -94,6 +96,10 @@ struct DepthwiseChannelsTile {
       for (int p = 0; p < P; ++p) {
         if (p >= here.pixel_count) break;
         store(pixel_at(filled, p, here.filled_pixel), tile.sums[p][0]);
+      }
+      if constexpr (kFetchesAhead) {
+        source_ahead.step();
+        filled_ahead.step();
       }
       filled += L;
     }

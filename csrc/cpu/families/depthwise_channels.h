@@ -4,6 +4,7 @@
 #include "cpu/tile.h"
 #include "cpu/images.h"
 #include "cpu/depthwise_columns.h"
+#include "cpu/depthwise_channels_ahead.h"
 #include "cpu/depthwise_channels_tile.h"
 #include "cpu/depthwise_channels_plan.h"
 #include "cpu/depthwise_channels.h"
