@@ -50,6 +50,7 @@ struct UnitColumns {
     }
   }
 
+  std::int64_t first() const { return first_; }
   // The first of the next tile, 0 behind the last.
   std::int64_t next() const { return first_ + kSpan < axis_.count ? first_ + kSpan : 0; }
 
@@ -105,6 +106,7 @@ struct PairedColumns {
   }
 
   // The first of the next tile, 0 behind the last.
+  std::int64_t first() const { return first_; }
   std::int64_t next() const { return first_ + kSpan < axis_.count ? first_ + kSpan : 0; }
 
   template <int K>
@@ -182,6 +184,7 @@ struct InterleavedColumns {
   }
 
   // The first of the next tile, 0 behind the last.
+  std::int64_t first() const { return first_; }
   std::int64_t next() const { return first_ + kSpan < classes_[0].count ? first_ + kSpan : 0; }
 
   template <int K>

@@ -8,6 +8,11 @@
 // shifts and serves KR rows of taps: KR * KC multiply-adds for KC + 1 loads. Bytes: x and y once
 // for every tile of taps, of which a kernel up to 5x5 has one and a larger one several, over planes
 // that stay in cache.
+//
+// The walk goes down columns, which the processor foresees badly, so every row asks for the same
+// row of what comes next: 1.1 to 1.7 times as fast where a batch comes from memory, as fast from
+// caches (AVX2). Samples outermost, for planes of one sample to stay in the second-level cache,
+// gained nothing.
 
 // Lane i of the result is the sum of the lanes of vectors[i], always in the same order.
 template <class C>
@@ -133,11 +138,21 @@ class DepthwisePlanesWeightKernel {
       for (std::int64_t column = 0; column < g_.width.output; column += kLanes<C>) {
         if (column != rows.column) rows.move_to(column);
         for (std::int64_t n = 0; n < g_.batch; ++n)
-          rows.add(sums, x + n * xs.sample, y + n * ys.sample);
+          rows.add(sums, x + n * xs.sample, y + n * ys.sample, rows_ahead(n, column));
       }
       sums.finish();
       store_taps(sums.block, oc, taps);
     }
+  }
+
+  // Of the next sample, the next columns or the next channel.
+  RowsAhead rows_ahead(std::int64_t n, std::int64_t column) const {
+    const ImageStrides xs = problem_.x_strides(), ys = problem_.y_strides();
+    if (n + 1 < g_.batch) return {xs.sample, ys.sample};
+    const RowsAhead back{-n * xs.sample, -n * ys.sample};
+    constexpr std::int64_t L = kLanes<C>;
+    if (column + L < g_.width.output) return {back.x + L * g_.width.stride, back.y + L};
+    return {back.x + xs.channel - column * g_.width.stride, back.y + ys.channel - column};
   }
 
   template <int KR, int KC>

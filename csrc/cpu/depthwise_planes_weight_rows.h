@@ -7,6 +7,12 @@ struct DepthwiseTaps {
   int rows, columns;
 };
 
+// How many elements behind the rows at hand those lie that are walked next, which memory is asked
+// for meanwhile.
+struct RowsAhead {
+  std::int64_t x, y;
+};
+
 struct TapsOfImage {
   const Geometry& geometry;
   const RowPattern& pattern;
@@ -36,7 +42,8 @@ struct UnitRows {
     }
   }
 
-  HANDCONV_INLINE void add(PlaneSums<C, KR, KC>& sums, const T* x, const T* y) const {
+  HANDCONV_INLINE void add(PlaneSums<C, KR, KC>& sums, const T* x, const T* y,
+                           const RowsAhead& ahead) const {
     const Geometry& g = job.geometry;
     const RowPattern& pattern = job.pattern;
     for (std::int64_t s = 0; s < pattern.sets; ++s) {
@@ -45,7 +52,7 @@ struct UnitRows {
       add_set(sums, x + first * g.width.input + job.source_column(column, job.taps.column),
               pattern.spacing * g.width.input, y + rows.filled_first * g.width.output + column,
               rows.filled_step * g.width.output, rows.count, rows_from(first, pattern.spacing),
-              rows_until(first, pattern.spacing));
+              rows_until(first, pattern.spacing), ahead);
       sums.note_terms(rows.count);
     }
   }
@@ -54,7 +61,7 @@ struct UnitRows {
   // Row q of x, q in [begin, end), meets rows q, q - 1, ... q - KR + 1 of the `count` rows of y.
   HANDCONV_INLINE void add_set(PlaneSums<C, KR, KC>& sums, const T* x, std::int64_t x_step,
                                const T* y, std::int64_t y_step, std::int64_t count,
-                               std::int64_t begin, std::int64_t end) const {
+                               std::int64_t begin, std::int64_t end, const RowsAhead& ahead) const {
     const auto exists = [count](std::int64_t row) { return 0 <= row && row < count; };
     if (end > count + KR - 1) end = count + KR - 1;
     Vector<C> window[KR];
@@ -66,6 +73,8 @@ struct UnitRows {
     const std::int64_t dilation = job.geometry.width.dilation;
     const T *x_row = x + begin * x_step, *y_row = y + begin * y_step;
     for (std::int64_t q = begin; q < end; ++q, x_row += x_step, y_row += y_step) {
+      __builtin_prefetch(x_row + ahead.x);
+      __builtin_prefetch(y_row + ahead.y);
 #pragma GCC unroll 8
       for (int k = KR - 1; k > 0; --k) window[k] = window[k - 1];
       if (KR - 1 <= q && q < count) {
@@ -132,17 +141,24 @@ struct StridedRows {
     }
   }
 
-  HANDCONV_INLINE void add(PlaneSums<C, KR, KC>& sums, const T* x, const T* y) const {
+  HANDCONV_INLINE void add(PlaneSums<C, KR, KC>& sums, const T* x, const T* y,
+                           const RowsAhead& ahead) const {
     const Geometry& g = job.geometry;
     x += job.source_column(column, job.taps.column);
     y += column;
     for (std::int64_t row = 0; row < g.height.output; ++row, y += g.width.output) {
       const Vector<C> cotangent = load_masked(y, exist);
       std::int64_t h = g.height.input_position(row, job.taps.row);
+      __builtin_prefetch(y + ahead.y);
 #pragma GCC unroll 8
       for (int k = 0; k < KR; ++k, h += g.height.dilation) {
         if (k >= job.taps.rows || h < 0 || h >= g.height.input) continue;
-        add_row(sums.block.sums[k], x + h * g.width.input, cotangent);
+        const T* line = x + h * g.width.input;
+        if (k < g.height.stride) {  // the rows of y before this one have not asked for it
+          __builtin_prefetch(line + ahead.x);
+          __builtin_prefetch(line + ahead.x + kLanes<C>);
+        }
+        add_row(sums.block.sums[k], line, cotangent);
       }
     }
     sums.note_terms(g.height.output);
