@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from against_torch import right_conv2d
 from cases import MEMORY_FORMATS, Case
 from helpers import (
     ALGORITHMS,
@@ -27,6 +28,9 @@ from torch import Tensor
 import handconv
 
 pytestmark = pytest.mark.usefixtures("device")
+
+right_input_grad = on_cpu(torch.nn.grad.conv2d_input)
+right_weight_grad = on_cpu(torch.nn.grad.conv2d_weight)
 
 
 def pairs(least: int, most: int) -> st.SearchStrategy[int | tuple[int, int]]:
@@ -100,7 +104,7 @@ def test_conv2d(data: st.DataObject) -> None:
         if data.draw(st.booleans(), "stride 1"):
             keywords["stride"] = 1
     arguments = data.draw(tensors(keywords["groups"], transposed=False))
-    check(handconv.conv2d, on_cpu(F.conv2d), arguments, keywords)
+    check(handconv.conv2d, right_conv2d, arguments, keywords)
 
 
 @settings(max_examples=400)
@@ -179,17 +183,15 @@ def test_windows_that_reach_far(channels: str, far: str, layout: str) -> None:
     expected_x, expected_w = torch.zeros_like(x), torch.zeros_like(w)
     if stride == 1:  # the middle tap alone sees the image
         middle = w[:, :, 1:2, 1:2]
-        expected = F.conv2d(x, middle, groups=groups)
-        expected_x = torch.nn.grad.conv2d_input(x.shape, middle, gradient, groups=groups)
-        seen = torch.nn.grad.conv2d_weight(x, middle.shape, gradient, groups=groups)
+        expected = right_conv2d(x, middle, groups=groups)
+        expected_x = right_input_grad(x.shape, middle, gradient, groups=groups)
+        seen = right_weight_grad(x, middle.shape, gradient, groups=groups)
         expected_w[:, :, 1:2, 1:2] = seen
     else:  # the middle one of 3x3 windows alone does
         corner, seen_by = x[:, :, :3, :3].contiguous(), gradient[:, :, 1:2, 1:2].contiguous()
-        expected[:, :, 1:2, 1:2] = F.conv2d(corner, w, groups=groups)
-        expected_x[:, :, :3, :3] = torch.nn.grad.conv2d_input(
-            corner.shape, w, seen_by, groups=groups
-        )
-        expected_w = torch.nn.grad.conv2d_weight(corner, w.shape, seen_by, groups=groups)
+        expected[:, :, 1:2, 1:2] = right_conv2d(corner, w, groups=groups)
+        expected_x[:, :, :3, :3] = right_input_grad(corner.shape, w, seen_by, groups=groups)
+        expected_w = right_weight_grad(corner, w.shape, seen_by, groups=groups)
     assert torch.equal(y, expected)
     assert torch.equal(x_grad, expected_x)
     assert torch.equal(w_grad, expected_w)

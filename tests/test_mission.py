@@ -180,7 +180,7 @@ def test_9_depthwise_order(algorithm, layout):
     """Input channel i makes the output channels i*k ... i*k + k - 1."""
     channels, multiplier = 5, 3
     x = placed(torch.arange(1.0, channels + 1)).reshape(1, channels, 1, 1).expand(2, -1, 4, 6)
-    w = 10.0 ** placed(torch.arange(multiplier)).repeat(channels).reshape(-1, 1, 1, 1)
+    w = placed(10.0 ** torch.arange(multiplier).repeat(channels).reshape(-1, 1, 1, 1))
     output = handconv.conv2d(
         x.contiguous(memory_format=layout), w, groups=channels, algorithm=algorithm
     )
