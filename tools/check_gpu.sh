@@ -35,13 +35,22 @@ note() { printf '%-12s %-7s          %s\n' "$1" "$2" "$3" >> "$summary"; }
 
 check_build() {
   # Not -e: what is tested is what users install.
-  step build '^(Successfully|ERROR)' "$python" -m pip install --no-build-isolation --no-deps \
-    --force-reinstall --verbose .
+  # Without the variable a build that finds no toolkit leaves the kernels out, and ends well.
+  HANDCONV_CUDA=1 step build '^(Successfully|ERROR)' "$python" -m pip install \
+    --no-build-isolation --no-deps --force-reinstall --verbose .
 }
 
 check_test() {
   # -P: the installed package, not the folder of the same name.
-  step test ' in [0-9.]+s' "$python" -P -m pytest -ra --durations=20
+  local pytest=("$python" -P -m pytest -ra --durations=20)
+  local workers=$((($(nproc) + 1) / 2))
+  # Without a GPU its tests are skipped, and all would seem well.
+  step gpu 'Error|no GPU|without' "$python" -P -c "import sys; sys.path.append('tests')
+from devices import why_no_cuda; sys.exit(why_no_cuda())"
+  step test ' in [0-9.]+s' env OMP_NUM_THREADS=2 "${pytest[@]}" -n "$workers" \
+    --ignore=tests/test_cuda.py
+  # Alone: how much memory is free, and how long streams are busy, is what these look at.
+  step test-cuda ' in [0-9.]+s' "${pytest[@]}" tests/test_cuda.py
 }
 
 find_sanitizer() {
