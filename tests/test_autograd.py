@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -288,6 +289,37 @@ def test_second_backward() -> None:
     assert all(map(torch.equal, once, again))
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         torch.autograd.grad(result, (x, w))
+
+
+def test_two_threads_in_one_graph() -> None:
+    """While one is about to compute its gradient, the other asks the same node for another one."""
+    case = CASES["3x3"]
+    x, w = leaves(Operands(*tensors_of(case, torch.float32)[:2], None))
+    kept: list[Tensor] = []
+    others: list[Thread] = []
+    found: dict[str, Tensor] = {}
+
+    def pack(tensor: Tensor) -> int:
+        kept.append(tensor)
+        return len(kept) - 1
+
+    def unpack(index: int) -> Tensor:
+        if not others:
+            others.append(Thread(target=ask, args=("w", w)))
+            others[0].start()
+            others[0].join(timeout=0.5)  # it may have to wait for this thread
+        return kept[index]
+
+    def ask(name: str, operand: Tensor) -> None:
+        (found[name],) = torch.autograd.grad(result, operand, retain_graph=True)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        result = handconv.conv2d(x, w, None, *case.arguments).sum()
+    ask("x", x)
+    others[0].join()
+    expected = torch.autograd.grad(result, (x, w))
+    assert torch.equal(found["x"], expected[0])
+    assert torch.equal(found["w"], expected[1])
 
 
 def test_backward_releases_what_was_kept() -> None:

@@ -15,6 +15,8 @@
 #include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/library.h>
 
+#include <mutex>
+
 #include "torch/node_pointer.h"
 #include "torch/operations.h"
 
@@ -137,7 +139,10 @@ struct Conv2dBackward : public torch::autograd::Node {
     return kNames[static_cast<int>(state.filled)];
   }
 
+  // Under a lock, as in torch's own nodes: several threads may go through one graph at once, and
+  // each wants other gradients.
   variable_list apply(variable_list&& gradients) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     note_what_is_wanted();
     variable_list results = gradients_of(state, unpack_saved(), gradients[0]);
     results.resize(num_outputs());
@@ -145,6 +150,7 @@ struct Conv2dBackward : public torch::autograd::Node {
   }
 
   void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
     for (auto& variable : saved) variable.reset_data();
   }
 
