@@ -188,6 +188,23 @@ def test_autocast_leaves_float64_alone(function: str, device: str) -> None:
         assert ours(x, w).dtype == theirs(x, w).dtype == torch.float64
 
 
+@by_function
+def test_autocast_around_the_backward_pass_alone(function: str, device: str) -> None:
+    """The forward pass settled the precision of its derivatives, of every order."""
+    leaves = [t.float().requires_grad_() for t in placed((X, W, randn(4)))]
+    output = FUNCTIONS[function][0](*leaves).square().sum()
+
+    def derivatives() -> list[Tensor]:
+        first = torch.autograd.grad(output, leaves, create_graph=True)
+        penalty = sum(g.square().sum() for g in first)
+        return [*first, *torch.autograd.grad(penalty, leaves, retain_graph=True)]
+
+    expected = derivatives()
+    with torch.autocast(device, dtype=torch.bfloat16):
+        found = derivatives()
+    assert all(map(torch.equal, found, expected))
+
+
 # Where handconv differs from torch on purpose.
 
 

@@ -87,6 +87,9 @@ at::Tensor gradient_of(const BackwardState& state, const Operands& saved, Slot w
 variable_list gradients_of(const BackwardState& state, const Operands& saved, const at::Tensor& g) {
   variable_list results(3);
   if (!g.defined()) return results;
+  // The forward pass settled in which precision to compute, as for torch's own operations: an
+  // autocast around the backward pass does not lower it.
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto [first, second] = operand_slots(state.filled);
   if (state.wanted[0]) results[0] = gradient_of(state, saved, first, second, g);
   if (state.wanted[1]) results[1] = gradient_of(state, saved, second, first, g);
