@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from cases import MEMORY_FORMATS, Case
-from helpers import CASES, by_layout, by_slot, layout_of, operands_of, randn, run
+from helpers import CASES, by_layout, by_slot, layout_of, operands_of, placed, randn, run
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
@@ -101,6 +101,20 @@ def test_one_graph_for_all_batches_and_sizes() -> None:
         torch.testing.assert_close(step(compiled, net, x), step(net, net, x))
         torch.testing.assert_close(compiled(x), net(x))
     assert counter.frame_count == 2  # one for x with a gradient, one without
+
+
+def test_a_batch_whose_size_depends_on_data() -> None:
+    """No value stands for the size while it is traced, so no check may ask whether it is zero."""
+    net = Net()
+
+    def chosen(x: Tensor) -> Tensor:
+        return net(x[x.mean((1, 2, 3)) > 0])
+
+    compiled = torch.compile(chosen, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for means in [(1.0, -1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0, -1.0, -1.0)]:
+            x = randn(3, 2, 8, 6).clamp_(-0.9, 0.9) + placed(torch.tensor(means)).view(3, 1, 1, 1)
+            torch.testing.assert_close(step(compiled, net, x), step(chosen, net, x))
 
 
 def test_arguments_need_not_be_constants() -> None:

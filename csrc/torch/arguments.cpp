@@ -104,10 +104,11 @@ void check_kernel_fits(const GeometryOf<Int>& geometry) {
               w.receptive_field(), "). Kernel size can't be greater than actual input size");
 }
 
-// An image without pixels has no convolution, whatever its padding; but no images have one.
+// An image without pixels has no convolution, whatever its padding; but no images have one. How
+// many there are is asked last: while shapes are traced it may depend on data and have no answer.
 template <class Int>
 void check_has_pixels(c10::ArrayRef<Int> image) {
-  TORCH_CHECK(image[0] == 0 || (image[2] > 0 && image[3] > 0),
+  TORCH_CHECK((image[2] > 0 && image[3] > 0) || image[0] == 0,
               "Only zero batch or zero channel inputs are supported, but got input shape: ", image);
 }
 
