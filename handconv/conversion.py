@@ -5,7 +5,7 @@ training flags, names and whoever else holds the module stay as they are.
 """
 
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -179,20 +179,23 @@ def _on_another_base(cls: type, base: type) -> type:
 class _ConvertedSubclass:
     """What a converted subclass of torch's convolutions derives from first.
 
-    Such a class is made at run time and has no importable name, so its objects are pickled as
-    objects of the class that it was made from.
+    Such a class is made at run time and has no importable name, so its objects are pickled as that
+    class says that objects of its own are, and converted again when they are loaded.
     """
 
     original: type[nn.Module]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _make_empty, (self.original,), self.__dict__
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, arguments, *rest = reduced
+        arguments = [self.original if a is type(self) else a for a in arguments]
+        return _make_converted, (make, *arguments), *rest
 
 
-def _make_empty(original: Any) -> nn.Module:
-    cls: Any = _converted_subclass(original)
-    empty: nn.Module = cls.__new__(cls)
-    return empty
+def _make_converted(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+    module = make(*arguments)
+    module.__class__ = _converted(type(module))
+    return module
 
 
 @cache

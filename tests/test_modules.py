@@ -217,6 +217,34 @@ def test_subclasses_keep_what_they_add() -> None:
     assert type(handconv.restore(module)) is Renamed
 
 
+class WithFunction(nn.Conv2d):
+    """A subclass with something that cannot be pickled, and its own way round that."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.function = lambda: "made again"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "function"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.function = lambda: "made again"
+
+
+def test_subclasses_are_pickled_in_their_own_way() -> None:
+    module = handconv.convert(WithFunction(4, 6, 3, dtype=torch.float64))
+    image = float64_image()
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert type(copied) is type(module)
+        assert copied.function() == "made again"
+        assert torch.equal(copied(image), module(image))
+    parametrizations.orthogonal(module)
+    for copying in (pickle.dumps, copy.copy):
+        with pytest.raises(RuntimeError, match="only supported through state_dict"):
+            copying(module)
+
+
 def test_subclasses_that_compute_themselves_are_left_alone() -> None:
     net = nn.Sequential(Standardized(4, 4, 1), nn.Conv2d(4, 4, 1))
     with pytest.warns(UserWarning, match=r"left alone: 0 \(Standardized: .* overrides forward"):
