@@ -185,6 +185,9 @@ class _ConvertedSubclass:
 
     original: type[nn.Module]
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Keeps from a class that registers its subclasses what is no subclass of the user's."""
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         reduced: Any = super().__reduce_ex__(protocol)
         make, arguments, *rest = reduced

@@ -7,7 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -243,6 +243,21 @@ def test_subclasses_are_pickled_in_their_own_way() -> None:
     for copying in (pickle.dumps, copy.copy):
         with pytest.raises(RuntimeError, match="only supported through state_dict"):
             copying(module)
+
+
+class Registered(nn.Conv2d):
+    """A subclass that keeps a list of the classes that derive from it."""
+
+    names: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, *, name: str) -> None:
+        cls.names.append(name)
+
+
+def test_conversion_derives_no_class_that_the_user_would_notice() -> None:
+    module = handconv.convert(Registered(4, 6, 3))
+    assert isinstance(module, handconv.Conv2d)
+    assert Registered.names == []
 
 
 def test_subclasses_that_compute_themselves_are_left_alone() -> None:
