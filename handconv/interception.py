@@ -26,6 +26,12 @@ class enabled(TorchFunctionMode):
     itself. What handconv has no kernel for (integers, complex numbers, sparse tensors, other
     devices) still runs on torch.
 
+    torch takes every function mode off while it goes through a backward pass, and this is one: what
+    a checkpoint computes again there would run on torch, which the checkpoint finds out and refuses
+    (with use_reentrant=False). Let it enter this one, or convert the model instead:
+
+        checkpoint(..., use_reentrant=False, context_fn=lambda: (nullcontext(), enabled()))
+
     Attributes:
         calls: how many calls went to handconv.
         passed: how many went to torch instead, by reason.

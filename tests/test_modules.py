@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -416,6 +417,22 @@ def test_enabled_passes_keywords_and_errors() -> None:
             F.conv2d(x[:, :3], w)
     torch.testing.assert_close(found, F.conv2d(x, w, stride=2))
     assert counts.calls == 2
+
+
+def test_a_checkpoint_inside_enabled() -> None:
+    """In the way that the docstring gives: torch takes function modes off in a backward pass."""
+    x, w = float64_image().requires_grad_(), torch.randn(4, 4, 3, 3, dtype=torch.float64)
+
+    def function(x: Tensor) -> Tensor:
+        return F.conv2d(x, w).square().sum()
+
+    again = handconv.enabled()
+    with handconv.enabled() as first:
+        checkpoint(
+            function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), again)
+        ).backward()
+    assert (first.calls, again.calls) == (1, 1)
+    torch.testing.assert_close(x.grad, torch.autograd.grad(function(x), x)[0])
 
 
 def test_gradients_and_autocast_inside_enabled() -> None:
