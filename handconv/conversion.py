@@ -134,12 +134,19 @@ def departure(module: nn.Module, known: Container[type]) -> str | None:
 
     None if it does not. Its hooks are not looked at.
     """
-    base = next(cls for cls in type(module).__mro__ if cls in known)
+    overridden = _overridden(type(module), known)
+    if overridden is not None:
+        return f"its class overrides {overridden}"
+    own = next((name for name in _OVERRIDABLE if name in vars(module)), None)
+    return None if own is None else f"it has a {own} of its own"
+
+
+def _overridden(cls: type, known: Container[type]) -> str | None:
+    """What a class overrides of that which computes, in the known class that it derives from."""
+    base = next(ancestor for ancestor in cls.__mro__ if ancestor in known)
     for name in _OVERRIDABLE:
-        if getattr(type(module), name, None) is not getattr(base, name, None):
-            return f"its class overrides {name}"
-        if name in vars(module):
-            return f"it has a {name} of its own"
+        if getattr(cls, name, None) is not getattr(base, name, None):
+            return name
     return None
 
 
@@ -206,4 +213,7 @@ def _converted_subclass(cls: Any) -> Any:
     """A class with all of `cls`, whose convolution is handconv's."""
     ours = _REPLACEMENTS[_torch_class(cls)]
     contents = {"original": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    becomes = getattr(cls, "cls_to_become", None)  # of a lazy module, at its first input
+    if becomes is not None and _overridden(becomes, _REPLACEMENTS) is None:
+        contents["cls_to_become"] = _converted(becomes)
     return type(cls.__name__, (_ConvertedSubclass, cls, ours), contents)

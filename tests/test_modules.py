@@ -164,6 +164,14 @@ class Standardized(nn.Conv2d):
         return F.conv2d(input, weight, self.bias)
 
 
+class LazyRenamed(nn.LazyConv2d):
+    cls_to_become = Renamed
+
+
+class LazyStandardized(nn.LazyConv2d):
+    cls_to_become = Standardized
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_conversion_changes_nothing_but_who_computes(training: bool) -> None:
     theirs = Net().double().train(training)
@@ -204,6 +212,15 @@ def test_lazy_convolutions_are_converted() -> None:
     net = handconv.convert(nn.Sequential(nn.LazyConv2d(6, 3), nn.LazyConvTranspose2d(3, 3)))
     net(torch.randn(1, 4, 8, 8))
     assert [type(module) for module in net] == [handconv.Conv2d, handconv.ConvTranspose2d]
+
+
+def test_lazy_subclasses_become_what_they_say() -> None:
+    net = nn.Sequential(LazyRenamed(6, 3), LazyStandardized(6, 3))
+    handconv.convert(net)(torch.randn(2, 4, 9, 8))
+    assert isinstance(net[0], handconv.Conv2d)
+    assert net[0].fan_in() == 36
+    assert type(net[1]) is Standardized
+    assert type(handconv.restore(net)[0]) is Renamed
 
 
 def test_subclasses_keep_what_they_add() -> None:
