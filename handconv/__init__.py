@@ -18,7 +18,7 @@ except ImportError as error:
         "Python somewhere else than there (or install with `pip install -e .`)"
     ) from error
 
-from handconv import batching, reference
+from handconv import batching, flops, reference
 from handconv.columns import col2im, im2col
 from handconv.conversion import Summary, convert, restore, summary
 from handconv.functional import conv2d, conv_transpose2d
@@ -73,3 +73,4 @@ __all__ = [
 ]
 
 batching.register()
+flops.register()

@@ -24,6 +24,7 @@ from helpers import (
     use_device,
 )
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import handconv
 from handconv import _C
@@ -221,6 +222,22 @@ def test_explanation_of_flops_and_bytes() -> None:
     for entry in explanation:
         assert entry.flops == 2 * y * 3 * 3 * 5
         assert entry.bytes == 2 * (x.numel() + w.numel() + y)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@by_algorithm
+def test_torchs_counter_counts_what_is_explained(algorithm: str, groups: int) -> None:
+    x = torch.randn(2, 4, 9, 8, requires_grad=True)
+    w = torch.randn(6, 4 // groups, 3, 3, requires_grad=True)
+    chosen = {"padding": 1, "groups": groups, "algorithm": algorithm}
+    with FlopCounterMode(display=False) as counter:
+        handconv.conv2d(x, w, **chosen).sum().backward()
+    slots = handconv.explain(x, w, **chosen)
+    assert counter.get_total_flops() == sum(slot.flops for slot in slots)
+    if groups == 1:  # torch counts too many for weight gradients of groups
+        with FlopCounterMode(display=False) as counter_of_torch:
+            torch.nn.functional.conv2d(x, w, padding=1).sum().backward()
+        assert counter.get_total_flops() == counter_of_torch.get_total_flops()
 
 
 def test_explanation_of_a_forced_kernel() -> None:
