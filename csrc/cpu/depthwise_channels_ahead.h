@@ -8,6 +8,8 @@
 // With vectors of 64 bytes it is not measured in this form.
 
 constexpr bool kFetchesAhead = kVectorBytes == 32;
+// Pixels of the source for one of the filled image, at most, for it to be worth while.
+constexpr std::int64_t kFetchedSteps = 4;
 
 // Pixels of neighbouring lines of an image; none if `pixels` is 0.
 template <class T>

@@ -5,9 +5,8 @@ struct DepthwiseChannelsPlan {
   using C = Compute<T>;
   using PixelTile = DepthwiseChannelsTile<T>;
 
-  static constexpr std::int64_t kStripRows = 2;          // of each class, that make an item
-  static constexpr std::int64_t kCachedBytes = 4 << 20;  // of images that are not fetched ahead
-  static constexpr std::size_t kHeaderBytes = 64;        // of a thread's workspace
+  static constexpr std::int64_t kStripRows = 2;    // of each class, that make an item
+  static constexpr std::size_t kHeaderBytes = 64;  // of a thread's workspace
   static constexpr std::int64_t L = kLanes<C>;
 
   DepthwiseChannelsPlan(const Problem& problem, const Buffers& buffers)
@@ -32,16 +31,12 @@ struct DepthwiseChannelsPlan {
     while (chunks * strips < kItems) chunks *= 2;
     tile_blocks = gather.columns.filled_size == 1 ? PixelTile::kVectorsOfPixel : 1;
     chunks = smaller(chunks, ceil_divide(blocks, tile_blocks));
-    fetches_ahead = kFetchesAhead && image_bytes() > kCachedBytes;
+    const AxisClass &row = gather.rows.classes()[0], &column = gather.columns.classes()[0];
+    fetches_ahead = kFetchesAhead && come_from_memory<T>(gather.elements()) &&
+                    row.source_step * column.source_step <= kFetchedSteps &&
+                    row.step * column.step <= kFetchedSteps;
   }
 
-  // Of what is read and what is written.
-  std::int64_t image_bytes() const {
-    const std::int64_t source = gather.rows.source_size * gather.columns.source_size;
-    return gather.batch * gather.groups *
-           (source * gather.source_channels + gather.filled_area() * gather.filled_channels) *
-           static_cast<std::int64_t>(sizeof(T));
-  }
   // Of the source rows that a strip reads.
   std::int64_t window_bytes() const {
     const AxisClass& rows = gather.rows.classes()[0];

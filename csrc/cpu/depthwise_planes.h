@@ -31,21 +31,18 @@ class DepthwisePlanesKernel {
     const std::int64_t cost = gather.filled_area() * gather.cost_per_element();
     planes_per_item_ = kItemCost / cost + 1;
     row_parts_ = cost / kPartCost + 1;
-    const std::int64_t area =
-        gather.rows.source_size * gather.columns.source_size * gather.source_channels +
-        gather.filled_area() * gather.filled_channels;
-    const std::int64_t group_bytes = area * static_cast<std::int64_t>(sizeof(T));
+    constexpr std::int64_t kSize = sizeof(T);
     are_far_ =
-        gather.batch * gather.groups * group_bytes > kCachedBytes && group_bytes <= kNearBytes;
+        come_from_memory<T>(gather.elements()) && gather.group_elements() * kSize <= kNearBytes;
   }
 
   // Of a tile: its totals, before the masks in the scratch of a thread.
   static constexpr std::size_t kTotalsBytes = kPlaneRows<1> * kPlaneVectors * kVectorBytes;
   // Multiply-adds of an item: enough for its masks not to count, few enough to share out.
   static constexpr std::int64_t kItemCost = 1 << 15, kPartCost = 1 << 19;
-  // Planes of more bytes together come from memory; groups of fewer stay in a cache until they are
-  // used when they are asked for an item ahead.
-  static constexpr std::int64_t kCachedBytes = 4 << 20, kNearBytes = 256 << 10;
+  // Groups of so many bytes stay in a cache until they are used if they are asked for an item
+  // ahead.
+  static constexpr std::int64_t kNearBytes = 256 << 10;
   // Terms of a sum that needs no blocks.
   static constexpr std::int64_t kShortSum = 256;
 

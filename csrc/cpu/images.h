@@ -115,6 +115,12 @@ inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t
   }
 }
 
+// Images of so many elements together lie in no cache.
+template <class T>
+constexpr bool come_from_memory(std::int64_t elements) {
+  return elements > (4 << 20) / static_cast<std::int64_t>(sizeof(T));
+}
+
 // Converts samples [first, first + count) of an image tensor into `target`.
 template <class T>
 inline void pack_samples(const T* source, const ImageStrides& strides, std::int64_t channels,

@@ -86,6 +86,11 @@ struct Gather {
   std::int64_t kernel_area() const { return rows.kernel_size * columns.kernel_size; }
   std::int64_t source_area() const { return rows.source_size * columns.source_size; }
   std::int64_t filled_area() const { return rows.filled_size * columns.filled_size; }
+  // Elements of the source and of the filled image, of one group of a sample and of all.
+  std::int64_t group_elements() const {
+    return source_channels * source_area() + filled_channels * filled_area();
+  }
+  std::int64_t elements() const { return batch * groups * group_elements(); }
   // Multiply-adds per filled element; an estimate, made for sharing out work.
   std::int64_t cost_per_element() const { return source_channels * kernel_area(); }
 };
