@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from cases import Case
 
 # Below this many operations the cost of the call is all there is to measure.
@@ -12,6 +14,9 @@ SMALL_FLOPS = 5_000_000
 
 # Depthwise kernels from this size on are bound by arithmetic and not by memory.
 LARGE_KERNEL = 9
+
+# Elements of input and output from which on, in float32, few processors' caches hold a layer.
+CACHED_ELEMENTS = 4 << 20
 
 # In the order in which tables show them.
 FAMILIES = (
@@ -29,6 +34,7 @@ FAMILIES = (
     "depthwise 3x3",
     "depthwise 5x5, 7x7, dilated",
     "depthwise, large kernel",
+    "depthwise, batches",
     "per sample",
     "small",
     "tiny",
@@ -57,6 +63,8 @@ def family_of(case: Case) -> str:
 
 
 def _depthwise_family(case: Case) -> str:
+    if prod(case.input_shape) + prod(case.output_shape) > CACHED_ELEMENTS:
+        return "depthwise, batches"
     if max(case.kernel) >= LARGE_KERNEL:
         return "depthwise, large kernel"
     is_small = max(case.kernel) <= 3 and case.dilation == (1, 1)
