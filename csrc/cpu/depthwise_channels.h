@@ -47,14 +47,19 @@ class DepthwiseChannelsKernel {
     auto* columns = reinterpret_cast<ColumnPlan*>(base);
     auto* runs = reinterpret_cast<TapRun*>(base + plan_.runs_offset());
     for (const AxisClass& axis : gather_.columns.classes()) {
-      ColumnPlan& plan = columns[columns_.count++];
-      // Dilated taps that shared loads would leave tiles of every so many pixels half empty.
-      const bool shares = columns_apart(axis) == 1;
-      plan =
-          plan_columns(axis, gather_.columns.source_size, shares ? PixelTile::kMaxTaps : 1, runs);
-      runs += plan.runs.count;
+      columns[columns_.count] = plan_columns(axis, gather_.columns.source_size,
+                                             shares_loads(axis) ? PixelTile::kMaxTaps : 1, runs);
+      runs += columns[columns_.count++].runs.count;
     }
     columns_.first = columns;
+  }
+
+  // The pixels of tiles through dilated taps that share loads lie apart, and the last ones of a row
+  // stay half empty. With vectors of 64 bytes it is not tried.
+  bool shares_loads(const AxisClass& axis) const {
+    const std::int64_t spread = columns_apart(axis);
+    return spread == 1 || (kVectorBytes == 32 && gather_.columns.classes().count == 1 &&
+                           axis.count >= PixelTile::kFewestPixels * spread);
   }
 
   void run_all() {
@@ -124,30 +129,48 @@ class DepthwiseChannelsKernel {
   // The pixels of all classes of columns in one row of a class.
   void fill_row(std::int64_t chunk, std::int64_t n, const AxisClass& rows, std::int64_t row,
                 const Scratch& scratch) const {
-    const std::int64_t lines = list_steps(rows, n, row, scratch.steps);
+    const RowOfTiles tiles{chunk, n, rows, row, list_steps(rows, n, row, scratch.steps)};
+    for (std::int64_t residue = 0; residue < columns_[0].spread; ++residue)
+      fill_residue(tiles, residue, scratch);
+  }
+
+  // Row `row` of a class of rows, whose tiles read so many lines.
+  struct RowOfTiles {
+    std::int64_t chunk, n;
+    const AxisClass& rows;
+    std::int64_t row, lines;
+  };
+
+  // The positions that lie `residue` behind multiples of the spread.
+  void fill_residue(const RowOfTiles& tiles, std::int64_t residue, const Scratch& scratch) const {
     const ImageStrides& filled = gather_.filled_strides;
-    T* line = static_cast<T*>(gather_.filled) + n * filled.sample +
-              (rows.first + row * rows.step) * filled.row;
-    for (std::int64_t first = 0, pixels; first < columns_[0].count; first += pixels) {
-      pixels = PixelTile::pixels_of_tile(columns_[0].count - first);
+    T* line = static_cast<T*>(gather_.filled) + tiles.n * filled.sample +
+              (tiles.rows.first + tiles.row * tiles.rows.step) * filled.row;
+    const std::int64_t spread = columns_[0].spread, all = columns_[0].residue_count(residue);
+    for (std::int64_t done = 0, pixels; done < all; done += pixels) {
+      pixels = PixelTile::pixels_of_tile(all - done);
+      const std::int64_t first = residue + done * spread, next = first + pixels * spread;
+      // What comes next is the task of the first class, and of the first residue.
+      std::int64_t ahead = plan_.fetches_ahead && residue == 0 ? pixels * spread : 0;
       // Classes innermost: they read the same pixels.
       Step* steps = scratch.steps;
-      std::int64_t ahead = plan_.fetches_ahead ? pixels : 0;  // positions: the first class's task
       for (const ColumnPlan& columns : columns_) {
-        const std::int64_t rest = columns.count - first, count = lines * columns.runs.count;
+        const std::int64_t rest = columns.residue_count(residue) - done;
+        const std::int64_t count = tiles.lines * columns.runs.count;
         if (rest <= 0) continue;
-        const Spot spot{static_cast<int>(pixels),
-                        smaller(rest, pixels),
-                        line + (columns.first + first * columns.step) * filled.column,
-                        columns.step * filled.column,
-                        {steps, count},
-                        first * columns.source_step * gather_.source_strides.column,
-                        columns.unit * gather_.source_strides.column,
-                        gather_.kernel_area() * L,
-                        find_inside(columns, first, pixels, lines, steps),
-                        next_source<T>(gather_, n, rows, row, columns, first + pixels, ahead),
-                        next_filled(gather_, line, columns, first + pixels, ahead)};
-        fill_spot(spot, chunk, scratch);
+        const Spot spot{
+            static_cast<int>(pixels),
+            smaller(rest, pixels),
+            line + (columns.first + first * columns.step) * filled.column,
+            spread * columns.step * filled.column,
+            {steps, count},
+            first * columns.source_step * gather_.source_strides.column,
+            columns.unit * gather_.source_strides.column,
+            gather_.kernel_area() * L,
+            find_inside(columns, first, pixels, tiles.lines, steps),
+            next_source<T>(gather_, tiles.n, tiles.rows, tiles.row, columns, next, ahead),
+            next_filled(gather_, line, columns, next, ahead)};
+        fill_spot(spot, tiles.chunk, scratch);
         steps += count;
         ahead = 0;
       }

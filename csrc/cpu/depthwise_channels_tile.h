@@ -1,16 +1,18 @@
 // The register tiles of direct.depthwise.channels: P pixels of a row by V vectors of channels. A
 // row of the image is cut into tiles of 7 and 8 pixels, with one of 4 where those would stay half
 // empty; a row of one pixel takes more vectors instead. A row of the kernel is walked in runs of up
-// to 3 taps (depthwise_columns.h): P + 2 loads of source pixels serve 3 P multiply-adds; dilated
-// taps load for themselves. The vectors of a pixel are innermost, which keeps few pages in flight.
-// Tried: non-temporal stores, slower; a row by few channels at a time, half as fast; 2 rows by 7
-// pixels by one vector, slower by up to 15%.
+// to 3 taps (depthwise_columns.h): P + 2 loads of source pixels serve 3 P multiply-adds; through
+// dilated taps the pixels of a tile lie apart, or each tap loads for itself. The vectors of a pixel
+// are innermost, which keeps few pages in flight. Tried: non-temporal stores, slower; a row by few
+// channels at a time, half as fast; 2 rows by 7 pixels by one vector, slower by up to 15%.
 
 template <class T>
 struct DepthwiseChannelsTile {
   using C = Compute<T>;
 
   static constexpr int kMostPixels = 8;  // of a tile
+  // Of those of a tile that lie apart, for the loads that they share to be worth it.
+  static constexpr int kFewestPixels = 3;
   static constexpr int kVectors = kVectorBytes == 64 ? 2 : 1, kVectorsOfPixel = 4;
   static constexpr int kMaxTaps = 3;  // of a run; more serve windows that direct.packed takes
   static constexpr std::int64_t L = kLanes<C>;
