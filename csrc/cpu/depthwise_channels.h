@@ -77,8 +77,9 @@ class DepthwiseChannelsKernel {
       const std::int64_t packed = packs_all ? 0 : chunk;
       if (*scratch.chunk != packed) {
         *scratch.chunk = packed;
-        pack(packs_all ? 0 : plan_.chunk_first(chunk),
-             packs_all ? plan_.blocks : plan_.chunk_first(chunk + 1), scratch);
+        const Range blocks{packs_all ? 0 : plan_.chunk_first(chunk),
+                           packs_all ? plan_.blocks : plan_.chunk_first(chunk + 1)};
+        pack_depthwise_weights(plan_, w_lane_, blocks, scratch.weights);
       }
       fill_strip(chunk, row / plan_.strips, row % plan_.strips * kStripRows, scratch);
     });
@@ -90,31 +91,6 @@ class DepthwiseChannelsKernel {
     return {reinterpret_cast<std::int64_t*>(base),
             reinterpret_cast<Step*>(base + Plan::kHeaderBytes), weights,
             weights + plan_.packed_blocks() * plan_.block_weights()};
-  }
-
-  void pack(std::int64_t first_block, std::int64_t last_block, const Scratch& scratch) const {
-    const std::int64_t area = gather_.kernel_area(), width = gather_.columns.kernel_size;
-    const std::int64_t first = first_block * plan_.block_vectors * L;
-    std::int64_t last = last_block * plan_.block_vectors * L;
-    if (last > plan_.out_channels) last = plan_.out_channels;
-    C* target = scratch.weights;
-    for (std::int64_t lane = first; lane < last; lane += L, target += area * L) {
-      const T* w = static_cast<const T*>(gather_.w) + lane * w_lane_;
-      const std::int64_t lanes = last - lane < L ? last - lane : L;
-      if (lanes < L) {
-        for (std::int64_t i = 0; i < area * L; ++i) target[i] = 0;
-      }
-      if (gather_.w_column == 1 && gather_.w_row == width) {
-        transpose_matrix(w, w_lane_, lanes, area, target, L);
-        continue;
-      }
-      for (std::int64_t tap = 0; tap < area; ++tap) {
-        const T* element = w + tap / width * gather_.w_row + tap % width * gather_.w_column;
-        for (std::int64_t i = 0; i < lanes; ++i) {
-          target[tap * L + i] = to_compute(element[i * w_lane_]);
-        }
-      }
-    }
   }
 
   void fill_strip(std::int64_t chunk, std::int64_t n, std::int64_t first_row,

@@ -7,6 +7,7 @@
 #include "cpu/depthwise_channels_ahead.h"
 #include "cpu/depthwise_channels_tile.h"
 #include "cpu/depthwise_channels_plan.h"
+#include "cpu/depthwise_channels_weights.h"
 #include "cpu/depthwise_channels.h"
 #include "cpu/depthwise_channels_weight.h"
 #include "rows.h"
