@@ -3,8 +3,8 @@
 // Of images that no cache holds the processor foresees little: a vector of channels has pieces in
 // every pixel of a tile, and only then comes the next one. So every vector asks for its share of
 // the next tile, of what is written as well as of what is read: 1.4 to 2.2 times as fast where
-// images come from memory, 0.95 where they lie in a cache. Tried: all lines of the next tile at
-// once, half the gain and a loss of a quarter in wide images; what is read alone, half the gain.
+// images come from memory, 0.8 to 0.95 where they lie in a cache. Tried: all lines of the next tile
+// at once, half the gain and a loss of a quarter in wide images; what is read alone, half the gain.
 // With vectors of 64 bytes it is not measured in this form.
 
 constexpr bool kFetchesAhead = kVectorBytes == 32;

@@ -115,10 +115,11 @@ inline void to_pixels(const T* source, const ImageStrides& strides, std::int64_t
   }
 }
 
-// Images of so many elements together lie in no cache.
+// Images of so many elements together are fetched ahead: measured with 32 MiB of third-level cache,
+// where it gains from 10 to 14 MiB on.
 template <class T>
 constexpr bool come_from_memory(std::int64_t elements) {
-  return elements > (4 << 20) / static_cast<std::int64_t>(sizeof(T));
+  return elements > (12 << 20) / static_cast<std::int64_t>(sizeof(T));
 }
 
 // Converts samples [first, first + count) of an image tensor into `target`.
