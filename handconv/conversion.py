@@ -85,7 +85,7 @@ def convert(model: Model) -> Model:
         if reason is None:
             module.__class__ = _converted(type(module))
         else:
-            left.append(f"{name or 'the model itself'} ({type(module).__name__}: {reason})")
+            left.append(_left_module(name, module, reason))
     if left:
         warnings.warn(f"handconv.convert left alone: {', '.join(left)}", stacklevel=2)
     return model
@@ -94,13 +94,30 @@ def convert(model: Model) -> Model:
 def restore(model: Model) -> Model:
     """The undo of :func:`convert`: every convolution gets torch's class again, in place.
 
-    What was chosen by `algorithm` is forgotten.
+    What was chosen by `algorithm` is forgotten. Modules of classes that derive from handconv's,
+    your own or one that a library made of a converted module's class (FSDP2 does), stay as they
+    are, with a warning.
+
+    Returns:
+        The model itself.
     """
-    for module in model.modules():
-        if isinstance(module, _OURS):
-            module.__class__ = _restored(type(module))
+    left = []
+    for name, module in model.named_modules():
+        if not isinstance(module, _OURS):
+            continue
+        original = _restored(type(module))
+        if original is None:
+            left.append(_left_module(name, module, "its class derives from handconv's"))
+        else:
+            module.__class__ = original
             vars(module).pop("algorithm", None)
+    if left:
+        warnings.warn(f"handconv.restore left alone: {', '.join(left)}", stacklevel=2)
     return model
+
+
+def _left_module(name: str, module: nn.Module, reason: str) -> str:
+    return f"{name or 'the model itself'} ({type(module).__name__}: {reason})"
 
 
 def summary(model: nn.Module) -> Summary:
@@ -171,11 +188,13 @@ def _converted(cls: Any) -> Any:
 
 
 def _restored(cls: Any) -> Any:
+    """The class that was converted to `cls`; None if `cls` is no result of a conversion."""
     if _is_parametrized(cls):
-        return _on_another_base(cls, _restored(cls.__bases__[0]))
-    if issubclass(cls, _ConvertedSubclass):
+        base = _restored(cls.__bases__[0])
+        return base and _on_another_base(cls, base)
+    if _ConvertedSubclass in cls.__bases__:
         return cls.original
-    return _ORIGINALS.get(cls, cls)
+    return _ORIGINALS.get(cls)
 
 
 def _on_another_base(cls: type, base: type) -> type:

@@ -332,6 +332,16 @@ def test_restore_takes_the_algorithm_back() -> None:
     assert handconv.convert(module).algorithm == "auto"
 
 
+def test_restore_tells_what_it_leaves() -> None:
+    net = handconv.convert(nn.Sequential(nn.Conv2d(4, 4, 1), Renamed(4, 4, 1), nn.Conv2d(4, 4, 1)))
+    for module in net[:2]:  # as a library does that adds to the classes of modules
+        module.__class__ = type("Sharded", (type(module),), {})
+    before = [type(module) for module in net[:2]]
+    with pytest.warns(UserWarning, match=r"restore left alone: 0 \(Sharded: .*, 1 \(Sharded: "):
+        handconv.restore(net)
+    assert [type(module) for module in net] == [*before, nn.Conv2d]
+
+
 def test_parametrizations_before_and_after_conversion() -> None:
     theirs = nn.Conv2d(4, 4, 3, dtype=torch.float64)
     parametrizations.orthogonal(theirs)
