@@ -39,20 +39,24 @@ class PlanesWeightKernel {
   struct Plan {
     explicit Plan(const Gather& gather) : gather(gather), x(gather) {
       constexpr std::int64_t kBytes = 48 << 10, kPositions = 512, kTotals = 1 << 16;
-      channels = gather.source_channels;
-      // Of a group of many channels, those whose totals fit in the second-level cache.
-      while (channels > 1 && channels * gather.kernel_area() * kMostTileChannels * L > kTotals)
-        channels = ceil_divide(channels, 2);
-      channel_blocks = ceil_divide(gather.source_channels, channels);
-      const bool whole = channel_blocks == 1 && gather.filled_channels <= kMostTileChannels;
-      filled =
-          gather.filled_channels < kMostTileChannels ? gather.filled_channels : kMostTileChannels;
-      filled_blocks = ceil_divide(gather.filled_channels, filled);
-      const std::int64_t larger = channels > filled ? channels : filled;
-      groups = whole && larger < L ? L / larger : 1;
-      if (groups > gather.groups) groups = gather.groups;
       const std::int64_t fit = kBytes / static_cast<std::int64_t>(sizeof(C));
       const std::int64_t total = x.rows.count;
+      filled = smaller(gather.filled_channels, kMostTileChannels);
+      filled_blocks = ceil_divide(gather.filled_channels, filled);
+      // Of a group of many channels, so many that their totals fit in the second-level cache and
+      // that enough rows of them fit in scratch. y is packed again for every such part.
+      const std::int64_t wanted_rows =
+          smaller(total, ceil_divide(kPositions, larger(1, x.pitch())));
+      const std::int64_t fewest = larger(8, 2 * filled);
+      channels = gather.source_channels;
+      while ((channels > 1 && channels * gather.kernel_area() * kMostTileChannels * L > kTotals) ||
+             (channels > fewest && channels * x.channel_elements(wanted_rows) > fit)) {
+        channels = ceil_divide(channels, 2);
+      }
+      channel_blocks = ceil_divide(gather.source_channels, channels);
+      const bool whole = channel_blocks == 1 && gather.filled_channels <= kMostTileChannels;
+      groups = whole ? larger(1, L / larger(channels, filled)) : 1;
+      if (groups > gather.groups) groups = gather.groups;
       std::int64_t most = 1;
       while (most < total && x.is_worth(most + 1, groups * channels, fit)) ++most;
       row_blocks = total ? ceil_divide(total, most) : 0;
