@@ -23,9 +23,11 @@ inline Refusal fills_vectors_of_channels(const Problem& problem) {
   const std::int64_t lanes = problem.dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>;
   const Geometry& g = problem.geometry;
   // Tried: pixels as lanes for 16 to 32 channels a group; .2 to .8 of F.conv2d's speed.
-  // Half of a vector of channels against nearly whole vectors of pixels.
-  const bool long_rows = g.groups > 1 && problem.dtype == DType::kFloat32 && g.width.stride == 1 &&
-                         g.width.output >= 28 && g.in_channels_per_group() <= lanes / 2;
+  // Half of a vector of channels against nearly whole vectors of pixels; with vectors of 64 bytes
+  // that is measured for float32 and groups of few channels alone.
+  const bool is_measured = kVectorBytes < 64 || (problem.dtype == DType::kFloat32 &&
+                                                 g.in_channels_per_group() <= lanes / 2);
+  const bool long_rows = g.groups > 1 && is_measured && g.width.stride == 1 && g.width.output >= 28;
   return g.out_channels_per_group() >= (long_rows ? lanes / 2 + 1 : lanes / 2)
              ? "groups have enough output channels to be the lanes of direct.grouped"
              : many_channels_for_weights(problem);
