@@ -173,8 +173,9 @@ struct WeightPlan {
   }
 
  public:
-  // Terms of a partial sum, and pixels of a panel in L1.
-  static constexpr std::int64_t kBlockPixels = 112;
+  // Terms of a partial sum, and pixels of a panel in L1, of which narrow vectors leave room for
+  // more: small images are then a single sum.
+  static constexpr std::int64_t kBlockPixels = kVectorBytes < 64 ? 336 : 112;
 
  private:
   static constexpr std::int64_t kEnoughItems = 4;
