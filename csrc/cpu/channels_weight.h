@@ -75,7 +75,7 @@ class ChannelsWeightKernel {
   bool stores_at_once(const WeightPatch& patch) const {
     return std::is_same_v<T, C> && plan_.lanes_are_inputs && patch.lanes % kLanes<C> == 0 &&
            g_.batch <= plan_.samples && plan_.strip_rows >= g_.height.output &&
-           plan_.strip_columns >= g_.width.output && plan_.y_pixels <= Plan::kBlockPixels;
+           plan_.strip_columns >= g_.width.output && plan_.y_pixels <= plan_.block_pixels();
   }
 
   void run_item(std::int64_t patch_index, std::int64_t chunk, C* scratch) const {
@@ -131,7 +131,7 @@ class ChannelsWeightKernel {
   void multiply(const WeightPatch& patch, const WeightStrip& strip,
                 const WeightOperands<C>& operands, const PairLists& lists, const Totals& totals,
                 bool starts) const {
-    const std::int64_t blocks = ceil_divide(strip.pixels(), Plan::kBlockPixels);
+    const std::int64_t blocks = ceil_divide(strip.pixels(), plan_.block_pixels());
     const std::int64_t width = strip.column_count();
     for (std::int64_t block = 0; block < blocks; ++block) {
       const Range pixels = part_of({0, strip.pixels()}, blocks, block);

@@ -97,6 +97,7 @@ struct GemmWeightPlan {
                            kBytes = (kPanelByPanel ? 400 : 448) << 10;
     constexpr std::int64_t kMostTerms = smaller(256, kPanelBytes / (kPackedVectors * kVectorBytes)),
                            kFewestTerms = 96;
+    // Tried with narrow vectors: 400; 2 % faster, with 2.5 times the error of F.conv2d at 28x28.
     const std::int64_t in_l2 = patch_rows() + (kPanelByPanel ? 0 : patch_lanes());
     const std::int64_t most =
         larger(kFewestTerms, smaller(kMostTerms, kBytes / (in_l2 * kElement)));

@@ -156,7 +156,7 @@ struct WeightPlan {
   void choose_strips() {
     constexpr std::int64_t kBytes = (kSmallL2 ? 256 : 400) << 10, kMostColumns = 1024;
     const std::int64_t pixel_bytes = (patch_blocks * blocks.full + patch_rows) * sizeof(C);
-    const std::int64_t pixels = larger(kBlockPixels, kBytes / pixel_bytes);
+    const std::int64_t pixels = larger(block_pixels(), kBytes / pixel_bytes);
     const std::int64_t chunk_rows = ceil_divide(g.height.output, chunks);
     strip_columns = ceil_divide(g.width.output, ceil_divide(g.width.output, kMostColumns));
     // Rows above and below a strip are packed again for its neighbours.
@@ -169,13 +169,14 @@ struct WeightPlan {
     x_pixels = largest_window(g.height, strip_rows, false) *
                largest_window(g.width, strip_columns, merges_columns);
     const bool whole = strip_rows >= g.height.output && strip_columns >= g.width.output;
-    samples = whole ? larger(1, smaller(g.batch, kBlockPixels / y_pixels)) : 1;
+    samples = whole ? larger(1, smaller(g.batch, block_pixels() / y_pixels)) : 1;
   }
 
  public:
-  // Terms of a partial sum, and pixels of a panel in L1, of which narrow vectors leave room for
-  // more: small images are then a single sum.
-  static constexpr std::int64_t kBlockPixels = kVectorBytes < 64 ? 336 : 112;
+  // Terms of a partial sum, and pixels of a panel in L1. Narrow vectors leave room for more: small
+  // images are then a single sum. Where F.conv2d multiplies matrices its error is less than half
+  // that of such long sums.
+  std::int64_t block_pixels() const { return kVectorBytes < 64 && taps() > 1 ? 336 : 112; }
 
  private:
   static constexpr std::int64_t kEnoughItems = 4;
