@@ -59,8 +59,12 @@ MANY_PIXELS = [
     Case(f"{size} x {size} pixels", 2, 16, size, size, 16, (3, 3), padding=(1, 1))
     for size in (14, 28, 56, 112)
 ]
+# F.conv2d multiplies matrices, which it cuts into short sums.
+ONE_TAP = [
+    Case(f"1x1, {size} x {size} pixels", 1, 160, size, size, 96, (1, 1)) for size in (7, 14, 28)
+]
 ACCURATE = [(slot, case) for case in DENSE for slot in ("forward", "input_grad")]
-ACCURATE += [("weight_grad", case) for case in MANY_PIXELS]
+ACCURATE += [("weight_grad", case) for case in (*MANY_PIXELS, *ONE_TAP)]
 
 
 @by_layout

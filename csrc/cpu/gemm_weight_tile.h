@@ -13,6 +13,9 @@
 constexpr int kPackedRows = kVectorBytes == 64 ? 8 : 6;
 constexpr int kPackedVectors = kVectorBytes == 64 ? 3 : 2;
 
+// Of a panel, which fits L1 beside the rows that pass.
+constexpr std::int64_t kMostPackedTerms = kVectorBytes == 64 ? 128 : 400;
+
 template <class C>
 struct PackedTile {
   const C* rows;
@@ -29,12 +32,13 @@ struct PackedTile {
 template <class C, int R, int V, bool kRowsAdjoin>
 [[gnu::noinline]] void multiply_packed(const PackedTile<C>& tile) {
   constexpr std::int64_t kTermsAhead = 8;
-  Vector<C> sums[R][V];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 3
-    for (int v = 0; v < V; ++v) sums[r][v] = Vector<C>{};
-  }
+  // Longer sums in float32 would have more than twice the error of F.conv2d. Wide vectors have
+  // short panels, which need no more blocks.
+  constexpr bool kNeedsBlocks = std::is_same_v<C, float> && kVectorBytes < 64;
+  constexpr std::int64_t kTerms = kNeedsBlocks ? 72 : kMostPackedTerms;
+  BlockedTile<C, R, V, kTerms> blocked;
+  auto& sums = blocked.block.sums;
+  blocked.block.start_at_zero();
   // From L2, while the sums run.
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -42,6 +46,8 @@ template <class C, int R, int V, bool kRowsAdjoin>
     for (int v = 0; v < V; ++v)
       __builtin_prefetch(tile.target + r * tile.target_step + v * kLanes<C>, 1);
   }
+  const std::int64_t blocks = ceil_divide(tile.depth, kTerms);
+  const std::int64_t block_terms = blocks > 1 ? ceil_divide(tile.depth, blocks) : tile.depth;
   const std::int64_t pitch = tile.pitch;
   const C* panel = tile.panel;
   for (std::int64_t s = 0; s < tile.samples; ++s) {
@@ -60,17 +66,21 @@ template <class C, int R, int V, bool kRowsAdjoin>
       }
     };
     const std::int64_t step = 2 * (kRowsAdjoin ? pitch : 1);
-    std::int64_t left = tile.depth;
-    for (; left >= 2; left -= 2) {
-      add_term(0);
-      add_term(1);
-      first += step, fifth += step, panel += 2 * V * kLanes<C>;
-    }
-    if (left > 0) {
-      add_term(0);
-      panel += V * kLanes<C>;
+    for (std::int64_t left = tile.depth, count; left > 0; left -= count) {
+      count = smaller(left, block_terms);
+      blocked.expect_terms(count);
+      for (std::int64_t pairs = count / 2; pairs > 0; --pairs) {
+        add_term(0);
+        add_term(1);
+        first += step, fifth += step, panel += 2 * V * kLanes<C>;
+      }
+      if (count % 2 == 1) {
+        add_term(0);
+        first += step / 2, fifth += step / 2, panel += V * kLanes<C>;
+      }
     }
   }
+  blocked.finish();
   const C* start = tile.start;
   C* target = tile.target;
 #pragma GCC unroll 8

@@ -66,9 +66,9 @@ struct Tile {
 // A tile whose long sums are made of blocks, which keeps rounding from growing with the number of
 // terms: once kTerms have been added the block is added to the totals and starts anew. The totals
 // lie in memory, and short sums never touch them.
-template <class C, int R, int V>
+template <class C, int R, int V, std::int64_t kMostTerms = 256>
 struct BlockedTile {
-  static constexpr std::int64_t kTerms = 256;
+  static constexpr std::int64_t kTerms = kMostTerms;
 
   Tile<C, R, V> block, totals;
   std::int64_t terms = 0;
@@ -79,6 +79,12 @@ struct BlockedTile {
   HANDCONV_INLINE void note_terms(std::int64_t count) {
     terms += count;
     if (terms >= kTerms) flush();
+  }
+
+  // Instead, before they are added: for runs so long that the last one had better not end a block.
+  HANDCONV_INLINE void expect_terms(std::int64_t count) {
+    if (terms > 0 && terms + count > kTerms) flush();
+    terms += count;
   }
 
   // Leaves the whole sums in `block`.
