@@ -41,7 +41,7 @@ class GemmPlan {
  public:
   static constexpr std::int64_t kStripPixels = kPixelsAreRows ? 84 : 128;
   // Tried: 128, where a panel stays in L1 beside a tile of rows: totals cost more than that saves.
-  static constexpr std::int64_t kDepth = 256;
+  static constexpr std::int64_t kDepth = kVectorBytes < 64 ? 384 : 256;
   static constexpr std::int64_t kChunk = 512;
   // An image of so few pixels is one strip where the weight outgrows L2: every strip reads it all.
   static constexpr std::int64_t kMostPixels = 256, kManyBytes = 1 << 20;
