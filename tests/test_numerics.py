@@ -82,6 +82,44 @@ def test_float32_error_is_at_most_twice_that_of_torch(slot: str, case: Case, lay
             assert relative_error(found, right) <= allowed, kernel.name
 
 
+@by_layout
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(
+            f"{c} to {oc} channels, {size} x {size} pixels",
+            1,
+            c,
+            size,
+            size,
+            oc,
+            (3, 3),
+            padding=(1, 1),
+        )
+        for c, oc, size in (
+            (1, 32, 28),
+            (3, 32, 20),
+            (8, 16, 7),
+            (8, 32, 28),
+            (8, 64, 10),
+            (32, 64, 20),
+            (64, 160, 14),
+        )
+    ],
+    ids=str,
+)
+def test_float32_error_for_a_small_image_is_at_most_twice_that_of_torch(
+    case: Case, layout: str
+) -> None:
+    """Alone, it goes to matrix products of torch's own, which round less than oneDNN's kernels."""
+    slot = "input_grad"
+    operands = operands_of(case, slot, torch.float32, layout, integers=False)
+    right = oracle(case, slot, operands)
+    rival = operands_of(case, slot, torch.float32, "channels_last", integers=False)
+    allowed = 2 * relative_error(torch_result(case, slot, rival), right.cpu())
+    assert relative_error(run(case, slot, operands, "auto"), right) <= allowed
+
+
 # Of the types: the relative error of one rounding, and the smallest difference below the normals.
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
 SMALLEST = {torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24}

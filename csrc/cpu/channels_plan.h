@@ -43,9 +43,6 @@ class ColumnParts {
 
 template <class C>
 struct ChannelsPlan {
-  // Of a block of the sum, at most. More would keep totals longer in registers, but round worse.
-  static constexpr std::int64_t kTerms = 384;
-
   // `deep`: as is_deep says of the whole image, of which the gather may be a part.
   ChannelsPlan(const Gather& gather, bool deep)
       : sources(gather.source_channels),

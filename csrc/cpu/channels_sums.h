@@ -73,10 +73,10 @@ class ChannelsSums {
     const bool adjoin = Plan::taps_adjoin(columns);
     const std::int64_t terms = adjoin ? taps * chunk.channels : chunk.channels;  // of a run
     const std::int64_t runs = adjoin ? 1 : taps;                                 // of a row of taps
-    const std::int64_t blocks = ceil_divide(terms, Plan::kTerms);
+    const std::int64_t blocks = ceil_divide(terms, gather_.block_terms);
     const bool by_columns = Plan::kSumsColumns && !adjoin;
     const std::int64_t together =
-        runs > 1 && !by_columns ? 1 : smaller(kMostRuns, larger(1, Plan::kTerms / terms));
+        runs > 1 && !by_columns ? 1 : smaller(kMostRuns, larger(1, gather_.block_terms / terms));
     const C* weights = chunk.weights;
     Place place = in_totals(chunk);
     for (std::int64_t tap = 0; tap < row_taps; tap += together) {

@@ -186,7 +186,8 @@ class DepthwisePlanesKernel {
     const std::int64_t rest = rows.count - row;
     const int existing = static_cast<int>(rest < R ? rest : R);
 
-    PlaneSums<C, R, V> tile(job.totals);
+    using Sums = PlaneSums<C, R, V>;
+    Sums tile(job.totals, smaller(Sums::kTerms, gather_.block_terms));
     start_with_bias<T>(tile.block, gather_, plane);
     const RowPattern& pattern = job.pattern;
     const T* source = plane.source;

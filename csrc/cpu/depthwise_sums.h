@@ -8,14 +8,16 @@ struct PlaneSums {
 
   Tile<C, R, V> block;
   C* totals;
+  std::int64_t most_terms;  // of a block
   std::int64_t terms = 0;
   bool has_totals = false;
 
-  HANDCONV_INLINE explicit PlaneSums(C* totals) : totals(totals) {}
+  HANDCONV_INLINE explicit PlaneSums(C* totals, std::int64_t most_terms = kTerms)
+      : totals(totals), most_terms(most_terms) {}
 
   HANDCONV_INLINE void note_terms(std::int64_t count) {
     terms += count;
-    if (terms < kTerms) return;
+    if (terms < most_terms) return;
     for_each_sum([this](Vector<C>& sum, C* total) {
       store(total, has_totals ? load(total) + sum : sum);
       sum = Vector<C>{};

@@ -34,15 +34,13 @@ class PlanesKernel {
   struct Plan {
     explicit Plan(const Gather& gather) : gather(gather), source(gather) {
       // A sum of more terms is made of partial sums, which keeps rounding from growing with it.
-      constexpr std::int64_t kTerms = 384, kSourceBytes = 48 << 10;
+      constexpr std::int64_t kSourceBytes = 48 << 10;
       const std::int64_t area = gather.kernel_area();
-      chunk = kTerms / area < 1 ? 1 : kTerms / area;
+      chunk = larger(1, gather.block_terms / area);
       if (chunk > gather.source_channels) chunk = gather.source_channels;
       // Channels of a group are packed to at least a vector of them, for channels_last.
-      const std::int64_t larger = gather.source_channels > gather.filled_channels
-                                      ? gather.source_channels
-                                      : gather.filled_channels;
-      groups = chunk < gather.source_channels || larger >= L ? 1 : L / larger;
+      const std::int64_t channels = larger(gather.source_channels, gather.filled_channels);
+      groups = chunk < gather.source_channels || channels >= L ? 1 : L / channels;
       if (groups > gather.groups) groups = gather.groups;
       // Rows that fit, in blocks of even size.
       const std::int64_t fit = kSourceBytes / static_cast<std::int64_t>(sizeof(C));

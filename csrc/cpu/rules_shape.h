@@ -20,4 +20,14 @@ struct Shape {
   }
 };
 
+// Alone, so small an image goes to matrix products of torch's own instead of oneDNN. Its input
+// gradient is sums over channels, tap by tap, and then over taps, which round less.
+inline bool torch_rounds_less(const Problem& problem) {
+  const Geometry& g = problem.geometry;
+  constexpr std::int64_t kFewElements = 20480;
+  const bool large_window = g.height.kernel > 3 && g.width.kernel > 3;
+  return problem.slot == Slot::kInput && problem.dtype == DType::kFloat32 && g.groups == 1 &&
+         !large_window && g.kernel_area() > 1 && g.in_channels * g.input_area() <= kFewElements;
+}
+
 }  // namespace handconv

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/integers.h"
+#include "cpu/rules_shape.h"
 
 namespace handconv {
 AxisTaps::AxisTaps(const Axis& axis, Slot filled) : kernel_size(axis.kernel) {
@@ -71,6 +72,7 @@ Gather::Gather(const Problem& problem, const Buffers& buffers)
       groups(problem.geometry.groups),
       rows(problem.geometry.height, problem.slot),
       columns(problem.geometry.width, problem.slot),
+      block_terms(torch_rounds_less(problem) ? 96 : 384),
       w(buffers.w),
       bias(buffers.bias) {
   const bool forward = problem.slot == Slot::kOutput;
@@ -98,6 +100,7 @@ Gather::Gather(const Gather& whole, Range filled_columns, std::int64_t element_b
       columns(whole.columns, filled_columns),
       source_strides(whole.source_strides),
       filled_strides(whole.filled_strides),
+      block_terms(whole.block_terms),
       w_group(whole.w_group),
       w_filled(whole.w_filled),
       w_source(whole.w_source),

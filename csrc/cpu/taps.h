@@ -77,6 +77,8 @@ struct Gather {
   std::int64_t source_channels, filled_channels;  // per group
   AxisTaps rows, columns;
   ImageStrides source_strides, filled_strides;
+  // Terms of a partial sum, at most: more would stay longer in registers, but round worse.
+  std::int64_t block_terms;
   std::int64_t w_group, w_filled, w_source, w_row, w_column;  // strides of w in elements
   const void* source;
   void* filled;
