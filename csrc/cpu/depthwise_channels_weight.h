@@ -25,6 +25,8 @@ class DepthwiseChannelsWeightKernel {
  private:
   static constexpr int kPixels = kVectorBytes == 64 ? 7 : 4;
   static constexpr int kMaxRows = kVectorBytes == 64 ? 4 : 3, kMaxTaps = 4;
+  // Of a partial sum: as longer ones, those of long rows would round worse than F.conv2d.
+  static constexpr std::int64_t kTilesOfSum = 128 / kPixels;
   static constexpr std::int64_t L = kLanes<C>;
   static constexpr std::int64_t kVectorsOfLine =
       larger(64 / (L * static_cast<std::int64_t>(sizeof(T))), 1);
@@ -246,36 +248,40 @@ class DepthwiseChannelsWeightKernel {
     const std::int64_t y_ahead = is_sample ? y_strides_.sample : plan_.block_rows * y_strides_.row;
     const std::int64_t x_ahead =
         is_sample ? x_strides_.sample : plan_.block_rows * height.stride * x_strides_.row;
-    Tile<C, R, K> tile;
-    tile.start_at_zero();
-    for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
-      const T* lines[R];
+    const std::int64_t parts = ceil_divide(tile_count_, kTilesOfSum);
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const Range of_part = part_of({0, tile_count_}, parts, part);
+      Tile<C, R, K> tile;
+      tile.start_at_zero();
+      for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
+        const T* lines[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) {
-        const std::int64_t h = height.input_position(oh, kh + r);
-        const bool inside =
-            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height.input);
-        lines[r] = inside ? rows.x + h * x_strides_.row : nullptr;
-      }
-      const T* y = rows.y + oh * y_strides_.row;
-      for (std::int64_t i = 0; i < tile_count_; ++i) {
-        if (tiles[i].is_whole) {
-          add_tile<kPixels>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
-          if (kFetchesAhead && rows.fetches_ahead && lines[R - 1]) {
-            fetch_pixels(y + tiles[i].y + y_ahead, y_unit);
-            fetch_pixels(lines[R - 1] + tiles[i].x + x_ahead, x_unit);
+        for (int r = 0; r < R; ++r) {
+          const std::int64_t h = height.input_position(oh, kh + r);
+          const bool inside =
+              static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height.input);
+          lines[r] = inside ? rows.x + h * x_strides_.row : nullptr;
+        }
+        const T* y = rows.y + oh * y_strides_.row;
+        for (std::int64_t i = of_part.first; i < of_part.last; ++i) {
+          if (tiles[i].is_whole) {
+            add_tile<kPixels>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
+            if (kFetchesAhead && rows.fetches_ahead && lines[R - 1]) {
+              fetch_pixels(y + tiles[i].y + y_ahead, y_unit);
+              fetch_pixels(lines[R - 1] + tiles[i].x + x_ahead, x_unit);
+            }
+          } else {
+            add_tile<1>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
           }
-        } else {
-          add_tile<1>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
         }
       }
-    }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) {
-        C* sum = sums + r * geometry_.width.kernel * L + k * step;
-        store(sum, load(sum) + tile.sums[r][k]);
+        for (int k = 0; k < K; ++k) {
+          C* sum = sums + r * geometry_.width.kernel * L + k * step;
+          store(sum, load(sum) + tile.sums[r][k]);
+        }
       }
     }
   }

@@ -30,9 +30,12 @@ class GroupedWeightKernel {
 
   // How the work is cut: by the shape of a sample alone.
   struct Plan {
+    // Of a partial sum, or of two rows: at 448 the error was 2.4 times that of F.conv2d.
+    static constexpr std::int64_t kPixels = 128;
+
     explicit Plan(const Problem& problem) {
       const Geometry& g = problem.geometry;
-      constexpr std::int64_t kBytes = 64 << 10, kPixels = 128;
+      constexpr std::int64_t kBytes = 64 << 10;
       vectors = g.out_channels_per_group() > L ? 2 : 1;
       lanes = vectors * L;
       tile_channels = kVectorBytes < 64 ? 4 / vectors : 8 / vectors;
@@ -41,7 +44,6 @@ class GroupedWeightKernel {
       const std::int64_t row = pitch * channels * static_cast<std::int64_t>(sizeof(C));
       const std::int64_t fit = kBytes / row - g.height.receptive_field();
       rows = fit / g.height.stride + 1;
-      // Sums of about a hundred terms: at 448 the error was 2.4 times that of F.conv2d.
       const std::int64_t short_sum = kPixels / g.width.output;
       rows = smaller(rows, short_sum < 2 ? 2 : short_sum);
       if (rows < 2) rows = 2;
@@ -140,19 +142,39 @@ class GroupedWeightKernel {
     }
   }
 
+  // Pixels of y from one on, all of `rows` rows or some of one.
+  struct Pixels {
+    std::int64_t row, column, rows, columns;
+  };
+
+  // Long rows are more than one partial sum.
   void add_taps(const Unit& unit, std::int64_t s, std::int64_t kh, std::int64_t rows) const {
+    const std::int64_t parts = ceil_divide(plan_.width, Plan::kPixels);
+    if (parts == 1) return add_pixels(unit, s, kh, {0, 0, rows, plan_.width});
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t part = 0; part < parts; ++part) {
+        const Range columns = part_of({0, plan_.width}, parts, part);
+        add_pixels(unit, s, kh, {row, columns.first, 1, columns.last - columns.first});
+      }
+    }
+  }
+
+  void add_pixels(const Unit& unit, std::int64_t s, std::int64_t kh, const Pixels& pixels) const {
     const std::int64_t x_row = plan_.pitch * plan_.channels, step = plan_.channels;
+    const C* x = unit.x + kh * g_.height.dilation * x_row + s +
+                 pixels.row * g_.height.stride * x_row + pixels.column * g_.width.stride * step;
+    const C* y = unit.y + (pixels.row * plan_.width + pixels.column) * plan_.lanes;
     for (std::int64_t kw = 0; kw < g_.width.kernel;) {
       const std::int64_t taps = smaller(3, g_.width.kernel - kw);
       const auto offset = [&](std::int64_t k) { return (kw + k) * g_.width.dilation * step; };
       const PixelProducts<C> products{
-          unit.x + kh * g_.height.dilation * x_row + s,
+          x,
           {offset(0), offset(1), offset(2)},
           g_.width.stride * step,
           g_.height.stride * x_row,
-          unit.y,
-          rows,
-          g_.width.output,
+          y,
+          pixels.rows,
+          pixels.columns,
           unit.totals +
               (s * channel_step() + (kh * g_.width.kernel + kw) * tap_step()) * plan_.lanes,
           channel_step() * plan_.lanes,

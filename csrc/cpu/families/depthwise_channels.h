@@ -3,6 +3,7 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
+#include "cpu/ranges.h"
 #include "cpu/depthwise_columns.h"
 #include "cpu/depthwise_channels_ahead.h"
 #include "cpu/depthwise_channels_tile.h"

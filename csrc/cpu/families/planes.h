@@ -4,6 +4,7 @@
 // clang-format off
 #include "cpu/tile.h"
 #include "cpu/images.h"
+#include "cpu/ranges.h"
 #include "cpu/padded_planes.h"
 #include "cpu/plane_tiles.h"
 #include "cpu/plane_weights.h"
