@@ -200,6 +200,7 @@ class DepthwiseChannelsWeightKernel {
   void add_all_taps(const RowBlock& rows, LoadX load_x, LoadY load_y, C* sums) const {
     const std::int64_t height = geometry_.height.kernel;
     const std::int64_t parts = ceil_divide(height, kMaxRows);
+    const std::int64_t sums_of_row = ceil_divide(tile_count_, kTilesOfSum);
     RowBlock without_last = rows;
     without_last.fetches_ahead = false;
     for (std::int64_t part = 0; part < parts; ++part) {
@@ -209,18 +210,22 @@ class DepthwiseChannelsWeightKernel {
       for (const TapRun& run : columns_.runs) {
         C* first_sum = sums + (kh * geometry_.width.kernel + run.kernel) * L;
         const std::int64_t step = run.kernel_step * L;
-        switch (last - kh) {
-          case 1:
-            add_rows<1>(block, kh, run.taps, step, tiles, load_x, load_y, first_sum);
-            break;
-          case 2:
-            add_rows<2>(block, kh, run.taps, step, tiles, load_x, load_y, first_sum);
-            break;
-          case 3:
-            add_rows<3>(block, kh, run.taps, step, tiles, load_x, load_y, first_sum);
-            break;
-          default:
-            add_rows<kMaxRows>(block, kh, run.taps, step, tiles, load_x, load_y, first_sum);
+        for (std::int64_t i = 0; i < sums_of_row; ++i) {
+          const Range of_sum = part_of({0, tile_count_}, sums_of_row, i);
+          const Span<TileColumns> some{tiles + of_sum.first, of_sum.last - of_sum.first};
+          switch (last - kh) {
+            case 1:
+              add_rows<1>(block, kh, run.taps, step, some, load_x, load_y, first_sum);
+              break;
+            case 2:
+              add_rows<2>(block, kh, run.taps, step, some, load_x, load_y, first_sum);
+              break;
+            case 3:
+              add_rows<3>(block, kh, run.taps, step, some, load_x, load_y, first_sum);
+              break;
+            default:
+              add_rows<kMaxRows>(block, kh, run.taps, step, some, load_x, load_y, first_sum);
+          }
         }
         tiles += tile_count_;
       }
@@ -229,7 +234,7 @@ class DepthwiseChannelsWeightKernel {
 
   template <int R, class LoadX, class LoadY>
   void add_rows(const RowBlock& rows, std::int64_t kh, std::int64_t taps, std::int64_t step,
-                const TileColumns* tiles, LoadX load_x, LoadY load_y, C* sums) const {
+                const Span<TileColumns>& tiles, LoadX load_x, LoadY load_y, C* sums) const {
     if (taps == 1) return add_taps<R, 1>(rows, kh, step, tiles, load_x, load_y, sums);
     if (taps == 2) return add_taps<R, 2>(rows, kh, step, tiles, load_x, load_y, sums);
     if (taps == 3) return add_taps<R, 3>(rows, kh, step, tiles, load_x, load_y, sums);
@@ -239,7 +244,7 @@ class DepthwiseChannelsWeightKernel {
   // Adds the sums of R rows of taps from kh on by K of a row, which lie `step` apart.
   template <int R, int K, class LoadX, class LoadY>
   [[gnu::noinline]] void add_taps(const RowBlock& rows, std::int64_t kh, std::int64_t step,
-                                  const TileColumns* tiles, LoadX load_x, LoadY load_y,
+                                  const Span<TileColumns>& tiles, LoadX load_x, LoadY load_y,
                                   C* sums) const {
     const Axis& height = geometry_.height;
     const std::int64_t x_unit = columns_.unit * x_strides_.column;
@@ -248,40 +253,36 @@ class DepthwiseChannelsWeightKernel {
     const std::int64_t y_ahead = is_sample ? y_strides_.sample : plan_.block_rows * y_strides_.row;
     const std::int64_t x_ahead =
         is_sample ? x_strides_.sample : plan_.block_rows * height.stride * x_strides_.row;
-    const std::int64_t parts = ceil_divide(tile_count_, kTilesOfSum);
-    for (std::int64_t part = 0; part < parts; ++part) {
-      const Range of_part = part_of({0, tile_count_}, parts, part);
-      Tile<C, R, K> tile;
-      tile.start_at_zero();
-      for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
-        const T* lines[R];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          const std::int64_t h = height.input_position(oh, kh + r);
-          const bool inside =
-              static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height.input);
-          lines[r] = inside ? rows.x + h * x_strides_.row : nullptr;
-        }
-        const T* y = rows.y + oh * y_strides_.row;
-        for (std::int64_t i = of_part.first; i < of_part.last; ++i) {
-          if (tiles[i].is_whole) {
-            add_tile<kPixels>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
-            if (kFetchesAhead && rows.fetches_ahead && lines[R - 1]) {
-              fetch_pixels(y + tiles[i].y + y_ahead, y_unit);
-              fetch_pixels(lines[R - 1] + tiles[i].x + x_ahead, x_unit);
-            }
-          } else {
-            add_tile<1>(tile, lines, y, tiles[i], x_unit, y_unit, load_x, load_y);
-          }
-        }
-      }
+    Tile<C, R, K> tile;
+    tile.start_at_zero();
+    for (std::int64_t oh = rows.first; oh < rows.last; ++oh) {
+      const T* lines[R];
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int k = 0; k < K; ++k) {
-          C* sum = sums + r * geometry_.width.kernel * L + k * step;
-          store(sum, load(sum) + tile.sums[r][k]);
+        const std::int64_t h = height.input_position(oh, kh + r);
+        const bool inside =
+            static_cast<std::uint64_t>(h) < static_cast<std::uint64_t>(height.input);
+        lines[r] = inside ? rows.x + h * x_strides_.row : nullptr;
+      }
+      const T* y = rows.y + oh * y_strides_.row;
+      for (const TileColumns& columns : tiles) {
+        if (columns.is_whole) {
+          add_tile<kPixels>(tile, lines, y, columns, x_unit, y_unit, load_x, load_y);
+          if (kFetchesAhead && rows.fetches_ahead && lines[R - 1]) {
+            fetch_pixels(y + columns.y + y_ahead, y_unit);
+            fetch_pixels(lines[R - 1] + columns.x + x_ahead, x_unit);
+          }
+        } else {
+          add_tile<1>(tile, lines, y, columns, x_unit, y_unit, load_x, load_y);
         }
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) {
+        C* sum = sums + r * geometry_.width.kernel * L + k * step;
+        store(sum, load(sum) + tile.sums[r][k]);
       }
     }
   }
