@@ -100,6 +100,7 @@ LINES = [
     for length in (300, 4000)
     for name, groups in (("depthwise line", 32), ("grouped line", 4), ("dense line", 1))
 ]
+LINES.append(Case("long window on a line", 1, 32, 1, 300, 32, (1, 31), padding=(0, 15)))
 ACCURATE_BY_CHOICE = [("input_grad", case) for case in SMALL_IMAGES]
 ACCURATE_BY_CHOICE += [(slot, case) for case in LINES for slot in SLOTS]
 

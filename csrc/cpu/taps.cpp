@@ -69,9 +69,15 @@ AxisTaps::~AxisTaps() = default;
 
 namespace {
 
-// Short sums of torch's own have a smaller error than one block of as many terms.
+// Less where whole sums are so short that one block, as long as elsewhere, has more than twice the
+// error of F.conv2d: long windows along one axis, and small images.
 std::int64_t block_terms_of(const Problem& problem) {
-  const std::int64_t terms = problem.geometry.out_channels * problem.geometry.kernel_area();
+  const Geometry& g = problem.geometry;
+  const bool forward = problem.slot == Slot::kOutput;
+  const std::int64_t terms =
+      (forward ? g.in_channels_per_group() : g.out_channels_per_group()) * g.kernel_area();
+  const bool is_line = g.height.kernel == 1 || g.width.kernel == 1;
+  if (is_line && g.kernel_area() >= 16 && terms <= 1600) return 160;
   return torch_rounds_less(problem) && terms <= 600 ? 96 : 384;
 }
 
