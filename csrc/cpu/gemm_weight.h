@@ -4,7 +4,7 @@
 //
 // where p' is p, or the pixel of x that a stride leads to. Lanes are the channels of one image and
 // rows those of the other. An item is a patch of w over a chunk of the pixels of every sample.
-// Block by block of some hundred terms of the sum it packs its lanes, panels that fit L1, and
+// Block by block of kMostPackedTerms of the sum it packs its lanes, panels that fit L1, and
 // multiplies each by all rows by the tile of gemm_weight_tile.h; rows are read where they lie, from
 // L2, an element for 2 or 3 vectors. Packed are 16-bit ones, which converts them, and those that
 // would be small parts of pixels far apart. There is more than one chunk only where patches are too

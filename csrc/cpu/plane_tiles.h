@@ -213,3 +213,18 @@ void add_all_plane_steps(PlaneProducts<C> products, std::int64_t steps) {
     steps -= width;
   }
 }
+
+// All of them, some vectors at a time: of more the sums would round worse than those of F.conv2d.
+template <class C, int F>
+void add_all_plane_products(PlaneProducts<C> products, std::int64_t steps) {
+  constexpr std::int64_t kMostVectors = 128;
+  const std::int64_t all = products.vectors, parts = ceil_divide(all, kMostVectors);
+  for (std::int64_t part = 0; part < parts; ++part) {
+    const Range vectors = part_of({0, all}, parts, part);
+    products.vectors = vectors.last - vectors.first;
+    add_all_plane_steps<C, F>(products, steps);
+    products.x += products.vectors * kLanes<C>;
+    products.y += products.vectors * F * kLanes<C>;
+    products.lanes += products.vectors * kLanes<C>;
+  }
+}

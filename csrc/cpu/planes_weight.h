@@ -189,38 +189,22 @@ class PlanesWeightKernel {
     for (std::int64_t g = 0; g < item.groups; ++g) {
       for (std::int64_t f = 0; f < item.filled;) {
         const std::int64_t width = tile_channels(item.filled - f);
-        PlaneProducts<C> products{item.x + g * plan_.channels * plan_.x.channel_step(plan_.rows),
-                                  offsets(),
-                                  item.y + g * plan_.y_group() + f * plan_.vectors() * L,
-                                  lanes() + (rows == plan_.rows ? 0 : plan_.vectors() * L),
-                                  0,
-                                  samples,
-                                  plan_.x_elements(),
-                                  plan_.y_elements(),
-                                  totals_of(item, g, f),
-                                  (plan_.steps() + L) * L};
-        for_parts(ceil_divide(rows * plan_.x.pitch(), L), [&](std::int64_t vectors) {
-          products.vectors = vectors;
-          visit_tile_channels(width, [&](auto channels) {
-            add_all_plane_steps<C, decltype(channels)::value>(products, steps);
-          });
-          products.x += vectors * L;
-          products.y += vectors * width * L;
-          products.lanes += vectors * L;
+        const PlaneProducts<C> products{
+            item.x + g * plan_.channels * plan_.x.channel_step(plan_.rows),
+            offsets(),
+            item.y + g * plan_.y_group() + f * plan_.vectors() * L,
+            lanes() + (rows == plan_.rows ? 0 : plan_.vectors() * L),
+            ceil_divide(rows * plan_.x.pitch(), L),
+            samples,
+            plan_.x_elements(),
+            plan_.y_elements(),
+            totals_of(item, g, f),
+            (plan_.steps() + L) * L};
+        visit_tile_channels(width, [&](auto channels) {
+          add_all_plane_products<C, decltype(channels)::value>(products, steps);
         });
         f += width;
       }
-    }
-  }
-
-  // visit(how many) for all vectors, those of a partial sum at a time.
-  template <class Visit>
-  static void for_parts(std::int64_t vectors, const Visit& visit) {
-    constexpr std::int64_t kMostVectors = 128;
-    const std::int64_t parts = ceil_divide(vectors, kMostVectors);
-    for (std::int64_t part = 0; part < parts; ++part) {
-      const Range of_part = part_of({0, vectors}, parts, part);
-      visit(of_part.last - of_part.first);
     }
   }
 

@@ -69,16 +69,16 @@ AxisTaps::~AxisTaps() = default;
 
 namespace {
 
-// Less where whole sums are so short that one block, as long as elsewhere, has more than twice the
-// error of F.conv2d: long windows along one axis, and small images.
+// Less in float32 where whole sums are so short that one block, as long as elsewhere, has more than
+// twice the error of F.conv2d: long windows along one axis, and small images.
 std::int64_t block_terms_of(const Problem& problem) {
+  constexpr std::int64_t kTerms = 384;
+  if (problem.dtype != DType::kFloat32) return kTerms;
   const Geometry& g = problem.geometry;
-  const bool forward = problem.slot == Slot::kOutput;
-  const std::int64_t terms =
-      (forward ? g.in_channels_per_group() : g.out_channels_per_group()) * g.kernel_area();
+  const std::int64_t terms = Shape(problem).source * g.kernel_area();
   const bool is_line = g.height.kernel == 1 || g.width.kernel == 1;
   if (is_line && g.kernel_area() >= 16 && terms <= 1600) return 160;
-  return torch_rounds_less(problem) && terms <= 600 ? 96 : 384;
+  return torch_rounds_less(problem) && terms <= 600 ? 96 : kTerms;
 }
 
 }  // namespace
